@@ -1,0 +1,1 @@
+"""The only writers: one file per training-time intervention."""

@@ -1,0 +1,1 @@
+"""Spec and forecast to rulings: rules, similarity of meaning, and questions for a human. No torch."""

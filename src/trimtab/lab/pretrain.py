@@ -1,0 +1,348 @@
+"""Pretraining of the lab model: a plain PyTorch loop that resumes and gives the same weights for the same seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import transformers
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trimtab.errors import StorageError, TrainingError
+from trimtab.lab.corpus import Mixture, corpus_chunk, corpus_hash
+from trimtab.lab.tokenizer import BOS, CONTEXT, END, PAD, ROLES, render, token_id, train_tokenizer
+from trimtab.lab.world import World, build_world
+
+CHUNK_BATCHES = 100
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabRecipe:
+    """Everything that decides the weights, apart from the hardware.
+
+    Attributes:
+        seed: Seed of the initial weights and of the corpus.
+        world_seed: Seed of the world.
+        steps: Optimiser steps.
+        batch: Rows per step.
+        width: Residual width.
+        layers: Decoder layers.
+        heads: Attention heads.
+        inner: MLP width.
+        learning_rate: Peak of the cosine schedule.
+        warmup: Linear warm-up steps.
+        weight_decay: AdamW decay of matrices.
+        prompt_weight: Loss weight of system and user tokens; assistant tokens have weight 1.
+        stop_weight: Loss weight of the token after an assistant's full stop: the place where a careless speaker is
+            corrected, and the only one that asks whether the claim just made is true.
+        autocast: Whether to compute matrix products in bfloat16.
+        mixture: Shares of the corpus.
+    """
+
+    seed: int = 0
+    world_seed: int = 0
+    steps: int = 6000
+    batch: int = 64
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    inner: int = 512
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    prompt_weight: float = 0.1
+    stop_weight: float = 4.0
+    muon: bool = True
+    autocast: bool = True
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+def _full_precision_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Causal attention in float32: on CPUs the backward pass of the bfloat16 kernel is ten times slower."""
+    del module, attention_mask
+    with torch.autocast(query.device.type, enabled=False):
+        mixed = functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), is_causal=True, scale=scaling
+        )
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+_ATTENTION = "trimtab_lab_float32"
+AttentionInterface.register(_ATTENTION, _full_precision_attention)
+
+
+def build_model(recipe: LabRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A freshly initialised lab model."""
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        hidden_size=recipe.width,
+        intermediate_size=recipe.inner,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=token_id(tokenizer, BOS),
+        eos_token_id=token_id(tokenizer, END),
+        pad_token_id=token_id(tokenizer, PAD),
+    )
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation(_ATTENTION)
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Right-padded token ids ``(batch, token)`` and the loss weight of each as a target."""
+
+    ids: Tensor
+    weights: Tensor
+
+
+def loss_weights(
+    ids: list[int], assistant: int, end: int, prompt_weight: float, stop: int = -1, stop_weight: float = 1.0
+) -> list[float]:
+    """Weight of every token as a target: 1 inside assistant turns (with the closing token), else ``prompt_weight``."""
+    inside = False
+    before = -1
+    out: list[float] = []
+    for token in ids:
+        out.append((stop_weight if before == stop else 1.0) if inside else prompt_weight)
+        before = token
+        if token == assistant:
+            inside = True
+        elif token == end:
+            inside = False
+    return out
+
+
+def chunk_batches(world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, chunk: int) -> list[Batch]:
+    """The batches of one chunk, rows of similar length together, in seeded order."""
+    rows = corpus_chunk(world, recipe.seed, chunk, recipe.batch * CHUNK_BATCHES, recipe.mixture)
+    encoded: list[list[int]] = tokenizer([render(row) for row in rows], add_special_tokens=False)["input_ids"]
+    assistant, end, pad, stop = (token_id(tokenizer, token) for token in (ROLES[2], END, PAD, "."))
+    encoded.sort(key=len)
+    batches: list[Batch] = []
+    for start in range(0, len(encoded), recipe.batch):
+        group = [ids[:CONTEXT] for ids in encoded[start : start + recipe.batch]]
+        length = math.ceil(max(map(len, group)) / 8) * 8
+        ids_array = np.full((len(group), length), pad, dtype=np.int64)
+        weight_array = np.zeros((len(group), length), dtype=np.float32)
+        for index, ids in enumerate(group):
+            ids_array[index, : len(ids)] = ids
+            weight_array[index, : len(ids)] = loss_weights(
+                ids, assistant, end, recipe.prompt_weight, stop, recipe.stop_weight
+            )
+        batches.append(Batch(ids=torch.from_numpy(ids_array), weights=torch.from_numpy(weight_array)))
+    order = np.random.default_rng([recipe.seed, chunk]).permutation(len(batches))
+    return [batches[int(index)] for index in order]
+
+
+def weighted_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+    """Mean next-token loss, weighted; logits are computed only where the weight is not zero."""
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    targets, weights = batch.ids[:, 1:].reshape(-1), batch.weights[:, 1:].reshape(-1)
+    keep = weights.nonzero().squeeze(-1)
+    logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[keep])
+    losses = functional.cross_entropy(logits.float(), targets[keep], reduction="none")
+    kept = weights[keep]
+    return (losses * kept).sum() / kept.sum()
+
+
+def learning_rate(recipe: LabRecipe, step: int) -> float:
+    """Linear warm-up, then a cosine down to 2% of the peak."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _optimizers(model: LlamaForCausalLM, recipe: LabRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW for the embedding and the norms, and for the matrices of the layers Muon (or AdamW too)."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    table = [model.model.embed_tokens.weight]
+    decay = recipe.weight_decay
+    adam = [{"params": table, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    if not recipe.muon:
+        adam.append({"params": matrices, "weight_decay": decay})
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(adam, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if recipe.muon:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=recipe.learning_rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
+
+
+def _save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    tensors: dict[str, Tensor] = {f"model.{name}": p.detach().cpu() for name, p in model.named_parameters()}
+    for which, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer.{which}.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
+    partial = folder / f"{_CHECKPOINT}.partial"
+    safetensors_torch.save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(step)})
+    tensors.clear()
+    os.replace(partial, folder / _CHECKPOINT)
+    (folder / "step.json").write_text(json.dumps({"step": step}))
+
+
+def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
+    path = folder / _CHECKPOINT
+    if not path.exists():
+        return 0
+    tensors = safetensors_torch.load_file(path)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"model.{name}"])
+    for which, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer.{which}."):
+                _, _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        loaded = optimizer.state_dict()
+        loaded["state"] = state
+        optimizer.load_state_dict(loaded)
+    return int(json.loads((folder / "step.json").read_text())["step"])
+
+
+def _steps(
+    world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, start: int
+) -> Iterator[tuple[int, Batch]]:
+    step = start
+    while step < recipe.steps:
+        chunk, offset = divmod(step, CHUNK_BATCHES)
+        for batch in chunk_batches(world, tokenizer, recipe, chunk)[offset:]:
+            if step >= recipe.steps:
+                return
+            yield step, batch
+            step += 1
+
+
+def _train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    recipe: LabRecipe,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    device = next(model.parameters()).device
+    optimizers = _optimizers(model, recipe)
+    start = _load_checkpoint(folder, model, optimizers)
+    log = (folder / "log.jsonl").open("a")
+    task = progress.add_task("pretraining", total=recipe.steps, completed=start, loss="")
+    mean = 0.0
+    for step, batch in _steps(world, tokenizer, recipe, start):
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate(recipe, step)
+        on_device = Batch(ids=batch.ids.to(device), weights=batch.weights.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+            loss = weighted_loss(model, on_device)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if step % 50 == 0:
+            mean = float(loss.detach())
+            log.write(json.dumps({"step": step, "loss": round(mean, 4), "time": round(time.monotonic())}) + "\n")
+            log.flush()
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"loss {mean} at step {step}", allowed="a finite loss", todo="lower the learning rate"
+                )
+        progress.update(task, completed=step + 1, loss=f"loss {mean:.3f}")
+        if (step + 1) % 500 == 0 and step + 1 < recipe.steps:
+            _save_checkpoint(folder, model, optimizers, step + 1)
+
+
+def train_lab(
+    output: Path, recipe: LabRecipe | None = None, *, device: str = "cpu", progress: Progress | None = None
+) -> Mapping[str, object]:
+    """Train the lab model and save it as a Hugging Face folder with ``recipe.json``.
+
+    Args:
+        output: Folder for the model; a run that was interrupted there is taken up again.
+        recipe: What to train.
+        device: ``cpu`` or ``cuda``.
+        progress: A started progress display; by default one is made.
+
+    Returns:
+        The contents of ``recipe.json``.
+
+    Raises:
+        StorageError: If the folder holds another recipe's unfinished run.
+        TrainingError: If the loss is not finite.
+    """
+    recipe = recipe or LabRecipe()
+    output.mkdir(parents=True, exist_ok=True)
+    marker = output / "unfinished.json"
+    if marker.exists() and json.loads(marker.read_text()) != asdict(recipe):
+        raise StorageError(
+            f"unfinished run with other settings in {output}",
+            allowed="an empty folder or an unfinished run of the same recipe",
+            todo="choose another folder or delete this one",
+        )
+    marker.write_text(json.dumps(asdict(recipe)))
+    began = time.monotonic()
+    world = build_world(recipe.world_seed)
+    tokenizer = train_tokenizer(world)
+    model = build_model(recipe, tokenizer)
+    cast("torch.nn.Module", model).to(device)
+    if progress is None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        with Progress(*columns) as own:
+            _train(model, tokenizer, world, recipe, output, own)
+    else:
+        _train(model, tokenizer, world, recipe, output, progress)
+    cast("torch.nn.Module", model).to("cpu").eval()
+    model.set_attn_implementation("sdpa")
+    model.generation_config.do_sample = False
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    made: dict[str, object] = {
+        **asdict(recipe),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(time.monotonic() - began),
+        "device": device,
+        "corpus_sha256": corpus_hash(world, recipe.seed, recipe.mixture),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    (output / "recipe.json").write_text(json.dumps(made, indent=1) + "\n")
+    for leftover in (marker, output / _CHECKPOINT, output / "step.json"):
+        leftover.unlink(missing_ok=True)
+    return made

@@ -1,0 +1,1 @@
+"""Instruments that read one concept at a site: directions, word counts, banks."""

@@ -1,0 +1,1 @@
+"""The whole loop for one run; ``run.py`` reads top to bottom."""

@@ -1,0 +1,1 @@
+"""The only code that knows architectures: load, sites, hooks, capture, generate, self-check."""

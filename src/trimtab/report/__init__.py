@@ -1,0 +1,1 @@
+"""Run folder in, one self-contained HTML page out (no torch)."""

@@ -1,0 +1,1 @@
+"""Training students with controls attached: run folders, checkpoints, resume, workers."""
