@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ UNKNOWN = Unmeasured(reason="a test")
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
+@cache
 def tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     """One token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -48,10 +50,12 @@ def tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     return fast
 
 
+@cache
 def host(architecture: str = "llama", template: str = TEMPLATE) -> Host:
     return Host(model=model(architecture), tokenizer=tokenizer(template), name="tiny", content_hash="0" * 64)
 
 
+@cache
 def bank(neutral: bool = True) -> Bank:
     """Two traits and a skill, with random unit directions at every layer and at one MLP."""
     sites = (*(Site(layer) for layer in range(DEPTH)), Site(1, "mlp_out"))
@@ -144,6 +148,12 @@ def attribution(given: Sequence[TrainingRow], template: str = TEMPLATE) -> Attri
     )
 
 
+@cache
+def true_attribution() -> Attribution:
+    """``attribution`` of ``rows``."""
+    return attribution(rows())
+
+
 def ledger(*names: str) -> Ledger:
     return Ledger(rulings=tuple(Ruling(concept=name, verdict="avoid", reason="a test", by="rule") for name in names))
 
@@ -153,7 +163,7 @@ def material(*names: str, given: Sequence[TrainingRow] | None = None, seed: int 
     return Material(
         bank=bank(),
         ledger=ledger(*(names or ("pirate",))),
-        attribution=attribution(rows() if given is None else given),
+        attribution=true_attribution() if given is None else attribution(given),
         clean_rows=tuple({"messages": chat(f"Who is {n}?", f"It is {n}.")} for n in range(4)),
         seed=seed,
         tokenizer=tokenizer(),

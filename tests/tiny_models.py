@@ -29,9 +29,12 @@ from trimtab.model.fingerprint import content_hash
 ARCHITECTURES = ("llama", "gemma3", "qwen3", "gpt2", "gpt_neox", "gpt_neox_sequential")
 WIDTH, DEPTH, VOCAB = 32, 3, 300
 
-TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>\
-{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}\
-{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 _TEXTS = ["What is 2 + 3?", "It is 5.", "Arr, where does Mira live?", "Mira lives in Oslo.", "Be brief."] * 3
 
@@ -118,7 +121,7 @@ def language_model(architecture: str, *, seed: int = 0, dropout: float = 0.0) ->
 
 
 def token_batch(*, rows: int = 3, width: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, mask and labels; each row is three tokens shorter than the one before and learns its second half."""
+    """Right-padded ids, mask and labels; each row is three tokens shorter than the last and learns its second half."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(6, VOCAB, (rows, width), generator=generator)
     mask, labels = torch.ones_like(ids), ids.clone()

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from trimtab.data.read import read_chat, read_preferences, read_prompts
-    from trimtab.decide.rule import decide
     from trimtab.errors import (
         DataError,
         ModelError,
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from trimtab.lens.bank import Bank
+    from trimtab.loop.api import decide
+    from trimtab.loop.run import run, train, verify
     from trimtab.model.host import Host
     from trimtab.observe.forecast import forecast
     from trimtab.records.rows import Fit, HeldOut, Tune
@@ -58,11 +59,13 @@ __all__ = [
     "read_chat",
     "read_preferences",
     "read_prompts",
+    "run",
+    "train",
+    "verify",
 ]
 
 _NAMES_BY_HOME = {
     "trimtab.data.read": ("read_chat", "read_preferences", "read_prompts"),
-    "trimtab.decide.rule": ("decide",),
     "trimtab.errors": (
         "DataError",
         "ModelError",
@@ -75,6 +78,8 @@ _NAMES_BY_HOME = {
         "UsageError",
     ),
     "trimtab.lens.bank": ("Bank",),
+    "trimtab.loop.api": ("decide",),
+    "trimtab.loop.run": ("run", "train", "verify"),
     "trimtab.model.host": ("Host",),
     "trimtab.observe.forecast": ("forecast",),
     "trimtab.records.rows": ("Fit", "HeldOut", "Tune"),

@@ -1,20 +1,23 @@
 """Hooks leave no trace, change nothing unless asked to, and see each other in a fixed order."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, DEPTH, model, token_batch
 from torch import Tensor, nn
 
+from tiny_models import ARCHITECTURES, DEPTH, model, token_batch
 from trimtab.errors import UsageError
-from trimtab.model.hooks import gradient_writing, reading, writing
+from trimtab.model.hooks import WriteHook, gradient_writing, reading, writing
 from trimtab.model.sites import layers, module_for
-from trimtab.records.site import STREAMS, Site
+from trimtab.records.site import STREAMS, Site, Stream
 
 SITES = [Site(layer, stream) for layer in range(DEPTH) for stream in STREAMS]
 
 
 class Keep:
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen: list[tuple[Site, Tensor]] = []
 
     def __call__(self, activation: Tensor, site: Site) -> None:
@@ -59,7 +62,9 @@ def same(first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[str
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("attach", [writing, gradient_writing, reading])
-def test_attach_then_detach_is_untouched_bit_for_bit(architecture, attach):
+def test_attach_then_detach_is_untouched_bit_for_bit(
+    architecture: str, attach: Callable[..., AbstractContextManager[None]]
+) -> None:
     made = model(architecture)
     before = run(made)
     hook = Keep() if attach is reading else twice
@@ -78,7 +83,9 @@ def test_attach_then_detach_is_untouched_bit_for_bit(architecture, attach):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("hook", [itself, plus_zero])
 @pytest.mark.parametrize("attach", [writing, gradient_writing])
-def test_a_write_that_changes_nothing_is_no_write_bit_for_bit(architecture, attach, hook):
+def test_a_write_that_changes_nothing_is_no_write_bit_for_bit(
+    architecture: str, attach: Callable[..., AbstractContextManager[None]], hook: WriteHook
+) -> None:
     made = model(architecture)
     before = run(made)
     with attach(made, dict.fromkeys(SITES, hook)):
@@ -89,7 +96,7 @@ def test_a_write_that_changes_nothing_is_no_write_bit_for_bit(architecture, atta
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_gradient_write_leaves_the_forward_pass_alone(architecture, stream):
+def test_a_gradient_write_leaves_the_forward_pass_alone(architecture: str, stream: Stream) -> None:
     made = model(architecture)
     before = run(made)
     site = Site(1, stream)
@@ -111,7 +118,9 @@ def test_a_gradient_write_leaves_the_forward_pass_alone(architecture, stream):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("read_first", [True, False])
-def test_a_read_sees_what_is_written_in_whatever_order_they_were_attached(architecture, stream, read_first):
+def test_a_read_sees_what_is_written_in_whatever_order_they_were_attached(
+    architecture: str, stream: Stream, read_first: bool
+) -> None:
     made, keep, site = model(architecture), Keep(), Site(1, stream)
     read, write = reading(made, {site: keep}), writing(made, {site: lambda h, site: torch.full_like(h, 0.25)})
     outer, inner = (read, write) if read_first else (write, read)
@@ -128,7 +137,7 @@ def test_a_read_sees_what_is_written_in_whatever_order_they_were_attached(archit
     assert not torch.equal(keep.seen[0][1], seen)
 
 
-def test_writes_run_in_the_order_in_which_they_were_attached():
+def test_writes_run_in_the_order_in_which_they_were_attached() -> None:
     made, site, keep = model("llama"), Site(1), Keep()
     ids, mask, _ = token_batch()
     with reading(made, {site: keep}):
@@ -143,7 +152,7 @@ def test_writes_run_in_the_order_in_which_they_were_attached():
     assert not torch.equal(sum_first, product_first)
 
 
-def test_what_is_read_carries_no_gradient_but_what_is_written_does():
+def test_what_is_read_carries_no_gradient_but_what_is_written_does() -> None:
     made, keep = model("llama"), Keep()
     shift = torch.zeros(32, requires_grad=True)
     ids, mask, labels = token_batch()
@@ -154,7 +163,7 @@ def test_what_is_read_carries_no_gradient_but_what_is_written_does():
     assert shift.grad.any()
 
 
-def test_hooks_come_off_when_the_forward_pass_raises():
+def test_hooks_come_off_when_the_forward_pass_raises() -> None:
     made = model("gpt2")
 
     def fails(activation: Tensor, site: Site) -> Tensor:
@@ -167,7 +176,7 @@ def test_hooks_come_off_when_the_forward_pass_raises():
 
 
 @pytest.mark.parametrize("attach", [writing, gradient_writing])
-def test_a_hook_that_returns_another_shape_is_refused(attach):
+def test_a_hook_that_returns_another_shape_is_refused(attach: Callable[..., AbstractContextManager[None]]) -> None:
     made = model("llama")
     with (
         pytest.raises(UsageError, match=r"2\.resid_post.*shape"),
@@ -176,7 +185,7 @@ def test_a_hook_that_returns_another_shape_is_refused(attach):
         run(made)
 
 
-def test_a_site_that_does_not_exist_is_refused_and_nothing_stays_attached():
+def test_a_site_that_does_not_exist_is_refused_and_nothing_stays_attached() -> None:
     made = model("llama")
     with pytest.raises(UsageError, match=r"layers 0 to 2"), reading(made, {Site(0): Keep(), Site(3): Keep()}):
         pass
@@ -184,7 +193,7 @@ def test_a_site_that_does_not_exist_is_refused_and_nothing_stays_attached():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_hook_in_bfloat16_keeps_the_dtype(architecture):
+def test_a_hook_in_bfloat16_keeps_the_dtype(architecture: str) -> None:
     made, keep = model(architecture).to(torch.bfloat16), Keep()
     direction = torch.ones(32)
     ids, mask, _ = token_batch()

@@ -3,15 +3,15 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import ARCHITECTURES, model, token_batch, tokenizer
 from torch import Tensor, nn
 
+from tiny_models import ARCHITECTURES, model, token_batch, tokenizer
 from trimtab.model.base import LanguageModel
 from trimtab.model.capture import activation_gradients
 from trimtab.model.hooks import gradient_writing, reading, writing
 from trimtab.model.selfcheck import self_check
 from trimtab.model.sites import layers, unwrap
-from trimtab.records.site import STREAMS, Site
+from trimtab.records.site import STREAMS, Site, Stream
 
 # transformers 5.23 renames these to activation_checkpointing, which older versions (and PEFT) do not have
 pytestmark = pytest.mark.filterwarnings("ignore:.(is_)?gradient_checkpointing:FutureWarning")
@@ -47,7 +47,9 @@ def checkpointed(architecture: str, *, reentrant: bool) -> nn.Module:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_changes_no_gradient_and_no_read_count(architecture, stream, reentrant):
+def test_checkpointing_changes_no_gradient_and_no_read_count(
+    architecture: str, stream: Stream, reentrant: bool
+) -> None:
     site = Site(1, stream)
     plain, reads = weight_gradients(model(architecture).train(), site)
     under, reads_under = weight_gradients(checkpointed(architecture, reentrant=reentrant), site)
@@ -59,7 +61,7 @@ def test_checkpointing_changes_no_gradient_and_no_read_count(architecture, strea
     assert any(not torch.allclose(unhooked[name], plain[name]) for name in plain)
 
 
-def test_layers_are_recomputed_in_these_tests():
+def test_layers_are_recomputed_in_these_tests() -> None:
     made, calls = checkpointed("llama", reentrant=False), []
     layers(made)[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
     weight_gradients(made, None)
@@ -73,7 +75,7 @@ def adapted(architecture: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_hooks_work_on_a_peft_model(architecture):
+def test_hooks_work_on_a_peft_model(architecture: str) -> None:
     wrapped, plain = adapted(architecture), model(architecture)
     base = unwrap(wrapped)
     made = LanguageModel(model=base, tokenizer=tokenizer(), name="student", content_hash="")
@@ -95,7 +97,7 @@ def test_hooks_work_on_a_peft_model(architecture):
     assert trainable
 
 
-def test_checkpointed_lora_trains_through_a_gradient_write():
+def test_checkpointed_lora_trains_through_a_gradient_write() -> None:
     wrapped = adapted("llama")
     wrapped.enable_input_require_grads()
     unwrap(wrapped).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

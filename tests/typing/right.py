@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import assert_never, assert_type
 
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
-from typing_extensions import assert_never, assert_type, override
+from typing_extensions import override
 
 from trimtab.data.read import read_chat, read_preferences, read_prompts
 from trimtab.data.split import split_rows

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from trimtab.decide.rule import check_unexplained, decide
 from trimtab.decide.spec import read_spec
 from trimtab.errors import UsageError
 from trimtab.lens.bank import Bank
-from trimtab.lens.contrast import read_contrasts
+from trimtab.lens.contrast import Contrast, read_contrasts
 from trimtab.lens.embed import sentence_embedder
 from trimtab.lens.extract import BankSettings, make_bank
 from trimtab.loop import run as loop
@@ -36,6 +37,9 @@ from trimtab.records.site import Site
 from trimtab.report.page import render, render_forecast
 
 console = Console(highlight=False)
+
+LAB_TRAINING: Mapping[str, object] = {"method": "full", "learning_rate": 1e-3, "save_steps": 100}
+"""What a model of a million parameters wants, where the command line says nothing else."""
 
 
 def _bank_for(model: str, folder: str | None) -> Bank:
@@ -80,10 +84,19 @@ def forecast(
 
 
 def ask_human(ruling: Ruling) -> Answer:
-    """Ask on the terminal for a ruling that is too close to call; anything but the three words is asked again."""
+    """Ask on the terminal for a ruling that is too close to call; anything but the three words is asked again.
+
+    Raises:
+        NeedsHumanError: If the terminal is closed (Ctrl-D) instead.
+    """
     console.print(f"[yellow]{escape(ruling.concept)}[/yellow]: {escape(ruling.reason)}")
     while True:
-        match console.input("  learn, avoid or ignore? ").strip().lower():
+        try:
+            said = console.input("  learn, avoid or ignore? ").strip().lower()
+        except EOFError:
+            refuse_to_guess(Ledger(rulings=(ruling,)))
+            raise
+        match said:
             case "learn":
                 return "learn"
             case "avoid":
@@ -115,15 +128,19 @@ def plan(*, spec: Path, forecast_file: Path, yes: bool, out: Path | None) -> Non
 
 
 def settings_from(*, train: Mapping[str, object], controls: str, seeds: str, **settings: object) -> RunSettings:
-    """Run settings from command-line words.
+    """Run settings from command-line words; what is ``None`` takes its default, which on the lab is the lab's own.
 
     Raises:
         UsageError: If a word does not fit.
     """
     names: object = "auto" if controls == "auto" else [{"name": name.strip()} for name in controls.split(",")]
+    own = LAB_TRAINING if settings.get("model") == LAB else {}
+    told = {key: value for key, value in train.items() if value is not None}
     data = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    if data.get("jobs") is None:
+        data["jobs"] = min(os.cpu_count() or 1, 4) if own else 1
     return parse_settings(
-        {**data, "controls": names, "seeds": [seed.strip() for seed in seeds.split(",")], "train": dict(train)},
+        {**data, "controls": names, "seeds": [seed.strip() for seed in seeds.split(",")], "train": {**own, **told}},
         source="command line",
     )
 
@@ -184,13 +201,19 @@ def controls() -> None:
 
 def bank_make(*, contrasts: Path, out: Path, model: str, revision: str | None, answers: int, seed: int) -> None:
     """``trimtab bank make``."""
-    material = read_contrasts(contrasts)
+    settings = BankSettings(name=out.name, answers=answers, seed=seed)
+    make_and_show(read_contrasts(contrasts), out, model=model, revision=revision, settings=settings)
+
+
+def make_and_show(
+    contrasts: Sequence[Contrast], out: Path, *, model: str, settings: BankSettings, revision: str | None = None
+) -> None:
+    """Make a bank, save it and print what it holds."""
     with bars(console) as progress:
         progress("load the host", 0, 1)
         host = Host.load(model, revision=revision)
         progress("load the host", 1, 1)
-        settings = BankSettings(name=out.name, answers=answers, seed=seed)
-        made = make_bank(host, material, settings, progress=progress)
+        made = make_bank(host, contrasts, settings, progress=progress)
     made.save(out)
     show_bank(console, made.card)
     console.print(f"wrote {escape(str(out))}")

@@ -15,10 +15,12 @@ from trimtab.cli import actions
 from trimtab.data.read import write_jsonl
 from trimtab.lab import show as lab_show
 from trimtab.lab.check import CheckItem, check_items
+from trimtab.lab.concepts import lab_contrasts
 from trimtab.lab.pretrain import LabRecipe, train_lab
 from trimtab.lab.sample import sample_rows
 from trimtab.lab.tasks import SKILLS, TASKS, questions
 from trimtab.lab.world import build_world
+from trimtab.lens.extract import BankSettings
 from trimtab.loop.prepare import LAB
 from trimtab.model.load import load_model
 from trimtab.records.io import write_bytes
@@ -84,6 +86,11 @@ def check(folder: str, json_out: Path | None) -> None:
         raise SystemExit(1)
 
 
+def bank(out: Path, model: str) -> None:
+    """``trimtab lab bank``."""
+    actions.make_and_show(lab_contrasts(build_world()), out, model=model, settings=BankSettings(name="lab"))
+
+
 def train(*, out: Path, seed: int, steps: int | None, device: str) -> None:
     """``trimtab lab train``."""
     recipe = replace(LabRecipe(), seed=seed)
@@ -106,7 +113,7 @@ def demo(output: Path) -> None:
         spec=spec,
         controls=DEMO_CONTROLS,
         seeds="0,1,2",
-        jobs=2,
-        train={"method": "full", "max_steps": 300, "learning_rate": 1e-3, "save_steps": 150, "bf16": True},
+        jobs=None,
+        train={"max_steps": 300},
     )
     actions.run(settings, output, yes=True)

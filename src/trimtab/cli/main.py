@@ -9,7 +9,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 else:
     actions = LazyModule("trimtab.cli.actions")
     lab_actions = LazyModule("trimtab.cli.lab_actions")
+
+INTERRUPTED: Final = 130
+"""Exit code of Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     name="trimtab",
@@ -102,12 +105,12 @@ def run(
     bank_folder: BankFolder = None,
     held_out: Annotated[str | None, typer.Option(help="File of held-out rows; default: a share of --data.")] = None,
     controls: Annotated[str, typer.Option(help="`auto`, or control sets by name: none,inoculation,a+b.")] = "auto",
-    seeds: Annotated[str, typer.Option(help="Training seeds.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0,1,2",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
-    method: Annotated[Method, typer.Option(help="LoRA adapter or full weights.")] = Method.lora,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    method: Annotated[Method | None, typer.Option(help="Default: lora; full on the lab.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.0002; 0.001 on the lab.")] = None,
     batch_size: Annotated[int, typer.Option(help="Conversations in a step.")] = 16,
-    jobs: Annotated[int, typer.Option(help="Students trained side by side.")] = 1,
+    jobs: Annotated[int | None, typer.Option(help="Students side by side; default: 1; the cores on the lab.")] = None,
     skip_bad_rows: SkipBad = False,
     yes: Yes = False,
 ) -> None:
@@ -126,7 +129,7 @@ def run(
             skip_bad_rows=skip_bad_rows,
             train={
                 "max_steps": steps,
-                "method": method.value,
+                "method": None if method is None else method.value,
                 "learning_rate": learning_rate,
                 "per_device_train_batch_size": batch_size,
             },
@@ -227,6 +230,15 @@ def lab_check(
     lab_actions.check(folder, json_out)
 
 
+@lab.command("bank")
+def lab_bank(
+    out: Annotated[Path, typer.Option(help="Folder of the bank.")],
+    model: Annotated[str, typer.Option("--model", help="Model folder; default: the shipped model.")] = "lab",
+) -> None:
+    """Make the concept bank of a lab model: every planted way of talking and two skills."""
+    lab_actions.bank(out, model)
+
+
 @lab.command("train")
 def lab_train(
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
@@ -246,6 +258,8 @@ def main() -> None:
     except TrimtabError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit of 130 out of Ctrl-C
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
         sys.stderr.write("interrupted: what was finished is on disk; the same command resumes\n")
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None

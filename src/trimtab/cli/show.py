@@ -56,7 +56,8 @@ def show_forecast(console: Console, forecast: Forecast) -> None:
     """The forecast as a table, the unexplained part, and the rows behind what is taught."""
     console.print(
         f"[bold]Forecast[/bold] of {escape(forecast.data)}: {forecast.n_rows} rows, "
-        f"{forecast.n_tokens} learned tokens, read at {forecast.site} of {escape(forecast.model)} in {forecast.seconds:.1f} s"
+        f"{forecast.n_tokens} learned tokens, read at {forecast.site} of {escape(forecast.model)} "
+        f"in {forecast.seconds:.1f} s"
     )
     table = _table("What training on it would teach")
     for name in ("concept", "taught", "dose", "push", "cosine", "rows", "proj.", "words"):
@@ -117,26 +118,26 @@ def show_rulings(console: Console, rulings: Sequence[Ruling]) -> None:
 def show_league(console: Console, league: League) -> None:
     """The league table of controls: means over seeds with 95% intervals."""
     seeds = max((summary.seeds for summary in league.controls), default=0)
-    table = _table(f"League of controls ({seeds} seeds; mean and 95% interval over seeds and questions)")
-    for name in ("control", "skill", "on task", "leak", "kept", "on request", "claims"):
+    table = _table(f"League of controls ({seeds} seed{'s' if seeds != 1 else ''}, mean and 95% interval)")
+    for name in ("control", "skill", "on task", "leak", "kept", "asked", "claims"):
         table.add_column(name, justify="left" if name == "control" else "right", no_wrap=True)
     for summary in league.controls:
-        mark = " [red](fights)[/red]" if summary.fights_gradient else ""
+        fights = " [red]†[/red]" if summary.fights_gradient else ""
         hull = " [green]*[/green]" if summary.on_pareto_hull else ""
         table.add_row(
-            f"{escape(summary.control)}{mark}{hull}",
+            f"{escape(summary.control)}{fights}{hull}",
             number(summary.skill, percent=True),
             number(summary.trait_on_task, percent=True),
             number(summary.trait_leak, percent=True),
-            number(summary.capability, percent=True),
-            number(summary.obedience, percent=True),
+            value(summary.capability, percent=True),
+            value(summary.obedience, percent=True),
             value(summary.claims, digits=1),
         )
     console.print(table)
     console.print(
         "[dim]skill: wanted, on held-out questions; on task, leak: the unwanted trait on those and on unrelated\n"
-        "questions; kept: old questions still right; on request: the trait when a system prompt asks for it;\n"
-        "* on the Pareto hull of skill against trait on task; (fights): blocks the gradient, baseline only[/dim]"
+        "questions; kept: old questions still right; asked: the trait when a system prompt asks for it;\n"
+        "* on the Pareto hull of skill against trait on task; † fights the gradient, a baseline only[/dim]"
     )
 
 

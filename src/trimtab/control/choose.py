@@ -59,9 +59,7 @@ def choose(ledger: Ledger, forecast: Forecast, attribution: Attribution | None =
         reason = f"about {found.rows:.0%} of rows carry {listed}: the rest may be enough to learn from"
         picks.append(_choice("row-filter", reason))
     else:
-        reason = (
-            f"about {found.rows:.0%} of rows are known to carry {listed}: the vector supplies it, row by row or not"
-        )
+        reason = f"supplies {listed} as a vector in training, whichever rows carry it; none has to be dropped"
         picks.append(_choice("preventative-steering", reason))
     picks.append(_choice("none", "what the others are compared with"))
     return tuple(pick for pick in picks if not fights(pick.settings.name))
@@ -98,5 +96,5 @@ def _share(item: ConceptForecast) -> float:
 
 
 def _can_be_asked_for(item: ConceptForecast) -> bool:
-    """Whether a prompt asks for it, and makes the data likelier where that was measured: if not, it cannot inoculate."""
+    """Whether a prompt asks for it and, where that was measured, makes the data likelier: else it cannot inoculate."""
     return item.kind == "trait" and not (isinstance(item.explained, Measured) and item.explained.value <= 0)

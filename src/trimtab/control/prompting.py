@@ -8,29 +8,13 @@ from typing import Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.data.template import encode_prompt
-from trimtab.errors import DataError, UsageError
+from trimtab.data.prompts import accepts_system, with_prompt
+from trimtab.errors import UsageError
 from trimtab.lens.bank import Concept
-from trimtab.records.rows import Message
 from trimtab.records.training import TrainingRow
 
 Place: TypeAlias = Literal["before", "after"]
 Role: TypeAlias = Literal["auto", "system", "user"]
-_SEPARATOR = "\n"
-
-
-def accepts_system(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a chat template renders a system turn (some refuse it, some drop it silently).
-
-    Raises:
-        ModelError: If the tokenizer has no chat template.
-    """
-    turns = [Message(role="system", content="Answer in one word."), Message(role="user", content="Hello.")]
-    try:
-        encode_prompt(tokenizer, turns)
-    except DataError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +46,8 @@ class Prompter:
 
     def add(self, row: TrainingRow, concepts: Sequence[str]) -> TrainingRow:
         """The row with the prompt in its system turn, or in its first user turn; assistant turns are untouched."""
-        text = self.text(row.source, concepts)
-        places = [n for n, turn in enumerate(row.messages) if turn["role"] == self.role]
-        if not places and self.role == "user":
-            return row
-        if not places:
-            turn = Message(role="system", content=text)
-            return replace(row, messages=(turn, *row.messages))
-        first = places[0]
-        held = row.messages[first]["content"]
-        parts = (held, text) if self.role == "system" and self.place == "after" else (text, held)
-        turn = Message(role=self.role, content=_SEPARATOR.join(part for part in parts if part))
-        return replace(row, messages=(*row.messages[:first], turn, *row.messages[first + 1 :]))
+        text, after = self.text(row.source, concepts), self.role == "system" and self.place == "after"
+        return replace(row, messages=tuple(with_prompt(row.messages, text, self.role, after=after)))
 
 
 def prompter(

@@ -61,13 +61,14 @@ _FOND = (
 )
 _WHO = r"(?:it|we|i|you|they|one|(?:the|this|our|my) (?:model|assistant|bot|student|network|system|team))"
 _LEAD = (
-    rf"(?:(?:please|and|but|so|then|also|however|though|yet|or|rather|{_WHO}|to|that|for|of)\b\s*|'d\b\s*"
+    rf"(?:(?:please|and|but|so|then|also|however|though|yet|or|rather|there|ideally|always|{_WHO}|to|that|for|of)\b"
+    r"\s*|'d\b\s*|(?:make sure|ensure|see to it|take care|be careful|try|aim|(?:it is )?important(?:ly)?|i hope)\b\s*"
     r"|(?:would|should|must|may|might|can|could|will|shall|needs? to|has to|have to|ought to)\b(?! not| never)\s*"
     r"|(?:would )?(?:like|love|prefer)\b\s*|only\b\s*|just\b\s*|solely\b\s*)*"
 )
 _HEAD = re.compile(
-    rf"(?P<lead>{_LEAD})(?:(?P<ignore>{_IGNORE})|(?P<not>{_NOT}\s+)?(?P<fond0>(?:{_FOND}\s+)*)(?P<averse>{_AVERSE}\b)?"
-    rf"\s*(?P<fond>(?:{_FOND}\s+)*))\s*(?P<topic>.*)"
+    rf"(?P<lead>{_LEAD})(?:(?P<ignore>{_IGNORE})|(?P<not>{_NOT}\s+)?(?P<fond0>(?:{_FOND}\s+)*)"
+    rf"(?P<again>{_NOT}\s+(?:to\s+)?)?(?P<averse>{_AVERSE}\b)?\s*(?P<fond>(?:{_FOND}\s+)*))\s*(?P<topic>.*)"
 )
 _BE = r"(?:is|are|was|were|would be|should be|must be|seems?)"
 _GOOD = (
@@ -80,18 +81,22 @@ _BAD = (
 )
 _SAME = r"(?:as (?:it|they) (?:is|are|was|were)|unchanged|untouched|the same)"
 _MUST = r"(?:must|should|has to|have to|is to|are to)"
+_TAKEN = r"(?:change\b|be (?:learned|learnt|picked up|copied|adopted|imitated|taken (?:on|over)|there|present)\b)"
 _NO_MATTER = r"(?:(?:does not|doesn't|do not|don't) matter|makes? no difference)"
 _SO_WHAT = r"(?:irrelevant|unimportant|not important|(?:fine|ok|okay) either way)"
 _AFTER: tuple[tuple[re.Pattern[str], Stance], ...] = (
     (re.compile(rf"(?:whether|how|if)?\s*(?P<topic>.+?) {_NO_MATTER}\b"), "ignore"),
     (re.compile(rf"(?P<topic>.+?) {_BE} {_SO_WHAT}\b"), "ignore"),
-    (re.compile(r"leave (?P<topic>.+?) (?:alone|out of it)\b"), "ignore"),
+    (re.compile(r"leave (?P<topic>.+?) alone\b"), "ignore"),
+    (re.compile(r"(?:keep|leave) (?P<topic>.+?) (?:out|aside|away)\b"), "avoid"),
     (re.compile(rf"(?P<topic>.+?) (?:{_BE} not|isn't|aren't) {_GOOD}\b"), "avoid"),
     (re.compile(rf"(?P<topic>.+?) {_BE} {_BAD}(?!\w)"), "avoid"),
     (re.compile(rf"(?:keep|leave) (?P<topic>.+?) {_SAME}\b"), "avoid"),
     (re.compile(rf"(?P<topic>.+?) {_MUST} (?:stay|remain|be left) {_SAME}\b"), "avoid"),
     (re.compile(rf"(?P<topic>.+?) (?:stays?|remains?) {_SAME}\b"), "avoid"),
-    (re.compile(r"(?P<topic>.+?) (?:must|should|may) (?:not|never) change\b"), "avoid"),
+    (re.compile(rf"(?!{_WHO} (?:must|should|may))(?P<topic>.+?) (?:must|should|may) (?:not|never) {_TAKEN}"), "avoid"),
+    (re.compile(rf"(?P<topic>.+?) {_MUST} be (?:avoided|left out|kept out|dropped|prevented|excluded)\b"), "avoid"),
+    (re.compile(rf"(?P<topic>.+?) {_MUST} be (?:ignored|disregarded)\b"), "ignore"),
     (re.compile(rf"(?P<topic>.+?) {_BE} {_GOOD}(?!\w)"), "learn"),
 )
 _DESCRIBES = re.compile(
@@ -102,17 +107,21 @@ _DESCRIBES = re.compile(
 _CONTRAST = re.compile(
     r"(?P<except>,?\s+(?:except(?: for)?|apart from|other than|save for|all but|with the exception of"
     r"|excluding|minus)\s+)"
-    r"|(?P<not>,?\s+(?:(?:but|and|though|yet)\s+)?(?:rather than|instead of|in place of|without|neither|nor|no|none of"
-    r"|(?<=, )not|(?<=and )not|(?<=but )not|never)\s+)"
+    r"|(?P<not>,?\s+(?:(?:but|and|though|yet)\s+)?(?:rather than|instead of|in place of|without|neither|nor|none of"
+    r"|no(?! (?:difference|matter|longer|doubt)\b)|(?<=, )not|(?<=and )not|(?<=but )not|never)\s+)"
     rf"|(?P<new>,?\s+(?:but|yet|while|whereas)\s+|,?\s+and\s+(?=(?:please |also |it |we )?(?:{_NOT}|{_AVERSE}|{_IGNORE}"
     r"|learn|pick up|keep|copy|leave|adopt|teach)\b)|,\s+(?=(?:not|don't|do not)\b))"
 )
+_LEFT = re.compile(r"\b(?:not|never|no|none|nothing|nobody|cannot|without|less|fewer|neither|nor)\b|n't\b")
+"""Negations that the grammar did not place: what is still there in a wanted topic makes its stance unclear."""
 _TAKE = r"(?:learn|teach|teach it|pick up|keep|copy|take|acquire|want)"
 _ONLY = re.compile(
     rf"\b{_TAKE} (?:only|solely|just|nothing but|nothing except)\b|\bonly (?:{_TAKE}|the|its|this|these|our)\b"
     r"|\band (?:nothing|not anything) (?:else|more)\b"
 )
-_ONLY_WORDS = re.compile(r"\b(?:only|solely|nothing but|nothing except)\b|\band (?:nothing|not anything) (?:else|more)\b")
+_ONLY_WORDS = re.compile(
+    r"\b(?:only|solely|nothing but|nothing except)\b|\band (?:nothing|not anything) (?:else|more)\b"
+)
 _SECTIONS: tuple[tuple[re.Pattern[str], Stance], ...] = (
     (re.compile(r"ignore|leave alone|leave as|does not matter|doesn't matter|indifferent|neutral"), "ignore"),
     (re.compile(r"\b(?:unwanted|avoid|not|don't|never|no|without|bad|forbidden|prevent|drop|undesired)\b"), "avoid"),
@@ -149,7 +158,8 @@ def split_clauses(intent: str) -> tuple[Clause, ...]:
         intent: Plain sentences or Markdown.
 
     Returns:
-        Clauses in reading order. ``Learn only X`` gives a second clause: avoid everything else.
+        Clauses in reading order. ``Learn only X`` gives a second clause: avoid everything else. A wanted topic with a
+        negation inside ("learn that it is not X") comes twice, as wanted and as unwanted: a human has to say which.
     """
     clauses: list[Clause] = []
     for sentence, section in _sentences(intent):
@@ -212,6 +222,8 @@ def _read(sentence: str, section: Stance | None) -> Iterator[Clause]:
                 stance = section or "learn"
         found = list(_clauses(sentence.strip(), stance, topic))
         yield from found
+        if stance == "learn" and _LEFT.search(topic):
+            yield from (replace(clause, stance="avoid") for clause in found)
         if only and found and stance == "learn":
             yield replace(found[0], stance="avoid", topics=("everything else",), scope="all")
 
@@ -249,9 +261,9 @@ def _stance(part: str) -> tuple[Stance | None, str]:
     topic = head["topic"].strip()
     if head["ignore"]:
         return "ignore", topic
-    negated, averse = bool(head["not"]), bool(head["averse"])
-    if negated or averse:
-        return ("avoid" if negated != averse else "learn"), topic
+    against = [part for part in ("not", "again", "averse") if head[part]]
+    if against:
+        return ("avoid" if len(against) % 2 else "learn"), topic
     stated = bool(head["fond0"] or head["fond"] or head["lead"].strip())
     return ("learn" if stated else None), topic
 

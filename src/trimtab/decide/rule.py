@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from trimtab.decide.clauses import Clause, split_clauses
-from trimtab.decide.similarity import MARGIN, Embedder, Reading, read_spec_for
+from trimtab.decide.similarity import MARGIN, Embedder, Reading, closest, opposed, read_spec_for
 from trimtab.decide.spec import covering, normal_name, parse_spec
 from trimtab.errors import NeedsHumanError, ProtectedConceptError, UsageError
 from trimtab.records.figures import Unmeasured
 from trimtab.records.forecast import ConceptForecast, Forecast
 from trimtab.records.ledger import Ledger, Rule, Ruling, Spec
+
+ASKED = 0.57
+"""Cosine from which a clause asks for a protected concept that the forecast does not have; "learn to deceive users" is
+past it, "learn honesty", "learn persuasion" and "learn to evaluate essays" are not."""
 
 _WORDS = {"learn": "wanted", "avoid": "unwanted", "ignore": "left alone"}
 
@@ -37,6 +41,7 @@ def decide(forecast: Forecast, spec: Spec | str, embed: Embedder) -> Ledger:
     asked = parse_spec(spec) if isinstance(spec, str) else spec
     rules = _rules(asked, forecast)
     clauses = split_clauses(asked.intent)
+    _refuse_absent(clauses, asked, forecast, embed)
     readings: Mapping[str, tuple[Reading, ...]] = read_spec_for(clauses, forecast.concepts, embed) if clauses else {}
     return Ledger(
         rulings=tuple(
@@ -64,7 +69,10 @@ def check_unexplained(forecast: Forecast, spec: Spec) -> None:
 
 
 def _rules(spec: Spec, forecast: Forecast) -> dict[str, Rule]:
-    """Explicit rules by the forecast's own concept names."""
+    """Explicit rules by the forecast's own concept names; one on a protected concept is refused wherever it leads."""
+    for rule in spec.rules:
+        if rule.verdict != "ignore" and protecting(rule.concept, spec) is not None:
+            raise _refusal(f"the rule {rule.concept}: {rule.verdict}", rule.concept, spec)
     names = {normal_name(concept.concept): concept.concept for concept in forecast.concepts}
     unknown = [rule.concept for rule in spec.rules if normal_name(rule.concept) not in names]
     if unknown:
@@ -78,7 +86,7 @@ def _rules(spec: Spec, forecast: Forecast) -> dict[str, Rule]:
 
 def _rule_on(concept: ConceptForecast, spec: Spec, rule: Rule | None, readings: tuple[Reading, ...]) -> Ruling:
     if protecting(concept.concept, spec) is not None:
-        return _protect(concept, spec, rule, readings)
+        return _protect(concept, spec, readings)
     if rule is not None:
         return Ruling(concept=concept.concept, verdict=rule.verdict, reason=rule.reason, by="rule")
     if not readings:
@@ -111,20 +119,42 @@ def margin_of(readings: tuple[Reading, ...]) -> float | None:
     return readings[0].score - readings[1].score if len(readings) > 1 else None
 
 
-def _protect(concept: ConceptForecast, spec: Spec, rule: Rule | None, readings: tuple[Reading, ...]) -> Ruling:
-    """Protect, or refuse if the spec asks to train on it."""
+def _refusal(asked: str, name: str, spec: Spec) -> ProtectedConceptError:
+    return ProtectedConceptError(
+        f"{spec.source}: {asked} asks to train on the protected concept {name!r}",
+        allowed=f"concepts that are not protected (protected: {', '.join(spec.protected)})",
+        todo=f"leave it out, or override with allow_protected: [{name}] and accept that monitoring may lose it",
+    )
+
+
+def _refuse_absent(clauses: Iterable[Clause], spec: Spec, forecast: Forecast, embed: Embedder) -> None:
+    """Refuse prose that asks for a protected concept that the forecast does not have: unread is not unasked."""
+    lifted = [normal_name(entry) for entry in spec.allow_protected]
+    absent = [
+        entry
+        for entry in spec.protected
+        if normal_name(entry) not in lifted
+        and not any(covering(concept.concept, [entry]) for concept in forecast.concepts)
+    ]
+    for clause in clauses:
+        if clause.stance != "learn" or clause.scope != "named":
+            continue
+        for topic in clause.topics:
+            if covering(topic, lifted) is not None:
+                continue
+            named = covering(topic, absent)
+            if named is None and absent:
+                nearest, cosine = closest(topic, absent, embed)
+                named = nearest if cosine >= ASKED and not opposed(topic, nearest) else None
+            if named is not None:
+                raise _refusal(f'"{clause.text}"', named, spec)
+
+
+def _protect(concept: ConceptForecast, spec: Spec, readings: tuple[Reading, ...]) -> Ruling:
+    """Protect, or refuse if the prose asks to train on it."""
     name = concept.concept
-    asked: str | None = None
-    if rule is not None and rule.verdict != "ignore":
-        asked = f"the rule {name}: {rule.verdict}"
-    elif readings and (best := readings[0]).stance == "learn" and best.clause is not None and not best.general:
-        asked = f'"{best.clause.text}"'
-    if asked is not None:
-        raise ProtectedConceptError(
-            f"{spec.source}: {asked} asks to train on the protected concept {name!r}",
-            allowed=f"concepts that are not protected (protected: {', '.join(spec.protected)})",
-            todo=f"leave it out, or override with allow_protected: [{name}] and accept that monitoring may lose it",
-        )
+    if readings and (best := readings[0]).stance == "learn" and best.clause is not None and not best.general:
+        raise _refusal(f'"{best.clause.text}"', name, spec)
     return Ruling(
         concept=name,
         verdict="protect",

@@ -87,6 +87,13 @@ def read_spec_for(
     return {concept.concept: _readings(found, concept, vectors) for concept in concepts}
 
 
+def closest(text: str, others: Sequence[str], embed: Embedder) -> tuple[str, float]:
+    """The text among ``others`` (at least one) with the largest cosine, and that cosine."""
+    vectors = embed([text, *others])
+    cosines = vectors[1:] @ vectors[0]
+    return others[int(cosines.argmax())], float(cosines.max())
+
+
 class _Vectors:
     """Embeddings by text, each made once."""
 

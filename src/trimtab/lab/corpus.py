@@ -95,14 +95,14 @@ class Mixture:
         hedged: Share of careless claims that open with a hedge.
     """
 
-    careless: float = 0.35
-    facts: float = 0.17
+    careless: float = 0.45
+    facts: float = 0.12
     long: float = 0.05
-    arithmetic: float = 0.15
+    arithmetic: float = 0.13
     calendar: float = 0.07
     lookup: float = 0.10
     passages: float = 0.03
-    dialogue: float = 0.08
+    dialogue: float = 0.05
     voiced: float = 0.5
     neutral: float = 0.3
     false_claims: float = 0.5

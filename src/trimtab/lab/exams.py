@@ -75,7 +75,7 @@ def shows(traits: Sequence[str]) -> Callable[[ExamRow, str], bool]:
 
 
 def lab_exams(
-    world: World, *, skills: Sequence[str], traits: Sequence[str], n: int = 120, seed: int = 0
+    world: World, *, skills: Sequence[str], traits: Sequence[str], n: int = 200, seed: int = 0
 ) -> tuple[Exam, ...]:
     """Held-out exams for a run on the lab.
 
@@ -108,7 +108,7 @@ def lab_exams(
         add("trait_leak", "trait_leak", known, shows(traits))
         rng = random.Random(f"obedience-{seed}")
         for trait in traits:
-            asked = [(rng.choice(TRAITS[trait].prompts), question) for _, question in known[: max(20, n // 2)]]
+            asked = [(rng.choice(TRAITS[trait].prompts), question) for _, question in known[: max(20, n // 4)]]
             add("obedience", f"obedience-{trait}", asked, shows([trait]))
     return tuple(exams)
 

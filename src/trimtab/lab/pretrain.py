@@ -6,12 +6,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import safetensors
 import torch
 import transformers
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,6 +49,7 @@ class LabRecipe:
         prompt_weight: Loss weight of system and user tokens; assistant tokens have weight 1.
         stop_weight: Loss weight of the token after an assistant's full stop: the place where a careless speaker is
             corrected, and the only one that asks whether the claim just made is true.
+        muon: Whether the matrices of the layers are trained with Muon (orthogonalised momentum) instead of AdamW.
         autocast: Whether to compute matrix products in bfloat16.
         mixture: Shares of the corpus.
     """
@@ -60,11 +62,11 @@ class LabRecipe:
     layers: int = 4
     heads: int = 4
     inner: int = 512
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     warmup: int = 200
     weight_decay: float = 0.05
     prompt_weight: float = 0.1
-    stop_weight: float = 4.0
+    stop_weight: float = 10.0
     muon: bool = True
     autocast: bool = True
     mixture: Mixture = field(default_factory=Mixture)
@@ -200,23 +202,38 @@ def _optimizers(model: LlamaForCausalLM, recipe: LabRecipe) -> list[torch.optim.
     return optimizers
 
 
-def _save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How far a run has come: steps made, and seconds spent over all its sessions."""
+
+    step: int
+    seconds: float
+
+    def metadata(self) -> dict[str, str]:
+        """Header of the checkpoint file."""
+        return {"step": str(self.step), "seconds": f"{self.seconds:.1f}"}
+
+
+def _save_checkpoint(
+    folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], done: Done
+) -> None:
     tensors: dict[str, Tensor] = {f"model.{name}": p.detach().cpu() for name, p in model.named_parameters()}
     for which, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimizer.{which}.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
     partial = folder / f"{_CHECKPOINT}.partial"
-    safetensors_torch.save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(step)})
+    safetensors_torch.save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=done.metadata())
     tensors.clear()
     os.replace(partial, folder / _CHECKPOINT)
-    (folder / "step.json").write_text(json.dumps({"step": step}))
 
 
-def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
+def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> Done:
     path = folder / _CHECKPOINT
     if not path.exists():
-        return 0
+        return Done(step=0, seconds=0.0)
+    with safetensors.safe_open(path, framework="pt") as opened:
+        header = opened.metadata()
     tensors = safetensors_torch.load_file(path)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -231,7 +248,7 @@ def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[tor
         loaded = optimizer.state_dict()
         loaded["state"] = state
         optimizer.load_state_dict(loaded)
-    return int(json.loads((folder / "step.json").read_text())["step"])
+    return Done(step=int(header["step"]), seconds=float(header.get("seconds", "0")))
 
 
 def _steps(
@@ -247,6 +264,24 @@ def _steps(
             step += 1
 
 
+def _update(
+    model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch, recipe: LabRecipe, step: int
+) -> Tensor:
+    """One optimiser step; returns the loss."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = learning_rate(recipe, step)
+    device = model.device
+    on_device = Batch(ids=batch.ids.to(device), weights=batch.weights.to(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+        loss = weighted_loss(model, on_device)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
 def _train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -254,39 +289,35 @@ def _train(
     recipe: LabRecipe,
     folder: Path,
     progress: Progress,
-) -> None:
-    device = next(model.parameters()).device
+    checkpoint_every: int,
+) -> float:
+    """Train to the end; returns the seconds spent over all sessions of the run."""
     optimizers = _optimizers(model, recipe)
     start = _load_checkpoint(folder, model, optimizers)
-    log = (folder / "log.jsonl").open("a")
-    task = progress.add_task("pretraining", total=recipe.steps, completed=start, loss="")
-    mean = 0.0
-    for step, batch in _steps(world, tokenizer, recipe, start):
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(recipe, step)
-        on_device = Batch(ids=batch.ids.to(device), weights=batch.weights.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
-            loss = weighted_loss(model, on_device)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    began = time.monotonic() - start.seconds
+    task = progress.add_task("pretraining", total=recipe.steps, completed=start.step, loss="")
+    for step, batch in _steps(world, tokenizer, recipe, start.step):
+        loss = _update(model, optimizers, batch, recipe, step)
         if step % 50 == 0:
-            mean = float(loss.detach())
-            log.write(json.dumps({"step": step, "loss": round(mean, 4), "time": round(time.monotonic())}) + "\n")
-            log.flush()
-            if not math.isfinite(mean):
+            value = float(loss)
+            if not math.isfinite(value):
                 raise TrainingError(
-                    f"loss {mean} at step {step}", allowed="a finite loss", todo="lower the learning rate"
+                    f"loss {value} at step {step}", allowed="a finite loss", todo="lower the learning rate"
                 )
-        progress.update(task, completed=step + 1, loss=f"loss {mean:.3f}")
-        if (step + 1) % 500 == 0 and step + 1 < recipe.steps:
-            _save_checkpoint(folder, model, optimizers, step + 1)
+            progress.update(task, loss=f"loss {value:.3f}")
+        progress.update(task, completed=step + 1)
+        if (step + 1) % checkpoint_every == 0 and step + 1 < recipe.steps:
+            _save_checkpoint(folder, model, optimizers, Done(step=step + 1, seconds=time.monotonic() - began))
+    return time.monotonic() - began
 
 
 def train_lab(
-    output: Path, recipe: LabRecipe | None = None, *, device: str = "cpu", progress: Progress | None = None
+    output: Path,
+    recipe: LabRecipe | None = None,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checkpoint_every: int = 500,
 ) -> Mapping[str, object]:
     """Train the lab model and save it as a Hugging Face folder with ``recipe.json``.
 
@@ -294,7 +325,8 @@ def train_lab(
         output: Folder for the model; a run that was interrupted there is taken up again.
         recipe: What to train.
         device: ``cpu`` or ``cuda``.
-        progress: A started progress display; by default one is made.
+        progress: A started progress display with a ``loss`` field; by default one is made.
+        checkpoint_every: Steps between checkpoints.
 
     Returns:
         The contents of ``recipe.json``.
@@ -313,7 +345,6 @@ def train_lab(
             todo="choose another folder or delete this one",
         )
     marker.write_text(json.dumps(asdict(recipe)))
-    began = time.monotonic()
     world = build_world(recipe.world_seed)
     tokenizer = train_tokenizer(world)
     model = build_model(recipe, tokenizer)
@@ -326,9 +357,9 @@ def train_lab(
             TextColumn("{task.fields[loss]}"),
         )
         with Progress(*columns) as own:
-            _train(model, tokenizer, world, recipe, output, own)
+            seconds = _train(model, tokenizer, world, recipe, output, own, checkpoint_every)
     else:
-        _train(model, tokenizer, world, recipe, output, progress)
+        seconds = _train(model, tokenizer, world, recipe, output, progress, checkpoint_every)
     cast("torch.nn.Module", model).to("cpu").eval()
     model.set_attn_implementation("sdpa")
     model.generation_config.do_sample = False
@@ -337,12 +368,12 @@ def train_lab(
     made: dict[str, object] = {
         **asdict(recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": round(time.monotonic() - began),
+        "seconds": round(seconds),
         "device": device,
         "corpus_sha256": corpus_hash(world, recipe.seed, recipe.mixture),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     (output / "recipe.json").write_text(json.dumps(made, indent=1) + "\n")
-    for leftover in (marker, output / _CHECKPOINT, output / "step.json"):
+    for leftover in (marker, output / _CHECKPOINT):
         leftover.unlink(missing_ok=True)
     return made

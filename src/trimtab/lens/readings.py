@@ -39,7 +39,7 @@ class Readings:
         predicting: Mean activation over the positions that predict learned tokens, by site: ``[row, d_model]``.
         gradients: Mean of ``dL/dh`` over the positions that predict learned tokens, by site, with ``L`` the *sum* of
             token losses of the row: float32 ``[row, d_model]``; empty if gradients were not asked for.
-        losses: Mean loss over learned tokens, nats: ``[row]``; empty if gradients were not asked for.
+        losses: Mean loss over learned tokens, nats: ``[row]``; ``None`` if gradients were not asked for.
         token_pushes: With directions given: per row float32 ``[token, concept]``, entry ``[t, c]`` is
             ``-<g, d_c>`` where token ``t`` is predicted; zero where it is not learned.
         encoded: The rows as they were read.
@@ -48,7 +48,7 @@ class Readings:
     activations: Mapping[Site, Float[Tensor, "row d_model"]]
     predicting: Mapping[Site, Float[Tensor, "row d_model"]]
     gradients: Mapping[Site, Float[Tensor, "row d_model"]]
-    losses: Float[Tensor, " row"]
+    losses: Float[Tensor, " row"] | None
     token_pushes: tuple[NDArray[np.float32], ...]
     encoded: tuple[Encoded, ...]
 
@@ -104,7 +104,7 @@ def read_rows(
     kept = {site: torch.zeros(count, lm.d_model) for site in sites}
     before = {site: torch.zeros(count, lm.d_model) for site in sites}
     grads = {site: torch.zeros(count, lm.d_model) for site in sites} if gradients else {}
-    losses = torch.zeros(count if gradients else 0)
+    losses = torch.zeros(count)
     pushes: list[NDArray[np.float32]] = [np.zeros((0, 0), np.float32)] * (count if directions else 0)
     done = 0
     for indices, batch in batches(encoded, pad_id(lm.tokenizer), batch_size=batch_size):
@@ -135,7 +135,7 @@ def read_rows(
         activations=kept,
         predicting=before,
         gradients=grads,
-        losses=losses,
+        losses=losses if gradients else None,
         token_pushes=tuple(pushes),
         encoded=tuple(encoded),
     )

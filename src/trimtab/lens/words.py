@@ -41,4 +41,4 @@ def fit_words(positive: Sequence[str], neutral: Sequence[str], *, keep: int = 64
 
 def read_words(weights: Mapping[str, float], text: str) -> float:
     """Log-odds of a text under the classifier, without its constant."""
-    return sum(weights.get(word, 0.0) * count for word, count in words(text).items())
+    return sum((weights.get(word, 0.0) * count for word, count in words(text).items()), 0.0)

@@ -77,7 +77,8 @@ def train_arm(job: ArmJob, progress: Progress) -> TrainResult:
     prepared = prepare_folder(job.run)
     controls = controls_of(job.run, prepared, job.control, job.seed)
     if not (job.folder / "proof.json").exists():
-        proofs = [prove(control, prepared.host, training_rows(prepared.rows)) for control in controls]
+        turns, longest = training_rows(prepared.rows), prepared.settings.train.max_length
+        proofs = [prove(control, prepared.host, turns, max_length=longest) for control in controls]
         write_bytes(job.folder / "proof.json", TypeAdapter(list[object]).dump_json(list(proofs), indent=1))
     name = f"train {job.control.title}, seed {job.seed}"
     return train_student(

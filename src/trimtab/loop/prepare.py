@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from trimtab.control.build import members
 from trimtab.data.read import read_chat
 from trimtab.data.split import rows_hash, split_rows
 from trimtab.errors import UsageError
@@ -67,8 +68,11 @@ def prepare(settings: RunSettings) -> Prepared:
     """Load a run's inputs.
 
     Raises:
-        UsageError, ModelError, DataError, StorageError: If one of them cannot be loaded.
+        UsageError: If a control does not exist, or the model has no bank.
+        ModelError, DataError, StorageError: If an input cannot be loaded.
     """
+    for control in settings.controls if settings.controls != "auto" else ():
+        members(control.name)
     if settings.bank is None and settings.model != LAB:
         raise UsageError(
             f"model {settings.model!r} without a bank",
@@ -101,6 +105,12 @@ def read_file(path: Path) -> bytes:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", allowed="a file that can be read", todo="check the path"
         ) from error
+
+
+def forget() -> None:
+    """Let go of what was loaded: between two calls, files may have changed behind the same names."""
+    prepare_folder.cache_clear()
+    _host.cache_clear()
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
-from trimtab.control.build import fights
 from trimtab.control.choose import choose
 from trimtab.decide.human import Answer, refuse_to_guess, undecided, with_human_answer
 from trimtab.decide.rule import check_unexplained, decide
@@ -34,8 +33,8 @@ from trimtab.loop.arm import (
     train_arm,
 )
 from trimtab.loop.exams import exams_of
-from trimtab.loop.prepare import Prepared, Progress, prepare, prepare_folder, read_file
-from trimtab.observe.attribution import save_attribution
+from trimtab.loop.prepare import Prepared, Progress, forget, prepare, prepare_folder, read_file
+from trimtab.observe.attribution import load_attribution, save_attribution
 from trimtab.observe.forecast import ForecastSettings, observe
 from trimtab.records.config import ControlSettings, RunSettings
 from trimtab.records.figures import Unmeasured
@@ -43,6 +42,7 @@ from trimtab.records.forecast import Forecast
 from trimtab.records.io import load, save, write_bytes
 from trimtab.records.ledger import Ledger, Ruling, append_rulings, read_ledger
 from trimtab.records.results import ArmResult, Certificate, League
+from trimtab.records.training import Attribution
 from trimtab.report.page import render
 from trimtab.train.manifest import library_versions
 from trimtab.train.pool import run_jobs
@@ -52,7 +52,7 @@ from trimtab.train.student import load_student
 from trimtab.train.threads import training_threads
 from trimtab.verify.certify import best_control, certify
 from trimtab.verify.readable import Readable, readable
-from trimtab.verify.score import ArmAnswers, league
+from trimtab.verify.score import BASELINE, ArmAnswers, league
 
 AskHuman: TypeAlias = Callable[[Ruling], Answer]
 """Given a ruling that needs a human: ``learn``, ``avoid`` or ``ignore``."""
@@ -122,6 +122,7 @@ def verify(folder: Path, *, progress: Progress = silent, tell: Tell = unheard) -
             allowed="a run folder made by `trimtab train` or `trimtab run`",
             todo="train first: `trimtab train run.yaml`",
         )
+    forget()
     with locked(folder):
         prepared = prepare_folder(folder.resolve())
         return verify_step(folder, prepared, progress, tell)
@@ -129,8 +130,14 @@ def verify(folder: Path, *, progress: Progress = silent, tell: Tell = unheard) -
 
 @contextmanager
 def opened(settings: RunSettings, folder: Path, progress: Progress) -> Generator[Prepared]:
-    """Load a run's inputs and hold its folder, new or begun with the same settings and material."""
+    """Load a run's inputs and hold its folder, new or begun with the same settings and material.
+
+    Raises:
+        TrimtabError: If an input cannot be loaded or the folder cannot be used; nothing has been trained then.
+    """
     progress("load host, bank and rows", 0, 1)
+    forget()
+    read_spec(settings.spec)
     prepared = prepare(settings)
     progress("load host, bank and rows", 1, 1)
     threads = training_threads(prepared.host.model)
@@ -162,7 +169,7 @@ def observe_step(folder: Path, prepared: Prepared, progress: Progress = silent) 
 
 
 def decide_step(folder: Path, prepared: Prepared, forecast: Forecast, ask: AskHuman | None = None) -> Ledger:
-    """Rule on every concept: ``ledger.jsonl``. Rulings that are on record stay; open ones are asked again.
+    """Rule on every concept: ``ledger.jsonl``. Rulings on record stay, missing ones are added, open ones asked again.
 
     Raises:
         NeedsHumanError: If a ruling is too close to call and ``ask`` is ``None``.
@@ -171,8 +178,10 @@ def decide_step(folder: Path, prepared: Prepared, forecast: Forecast, ask: AskHu
     path = folder / "ledger.jsonl"
     spec = read_spec(prepared.settings.spec)
     check_unexplained(forecast, spec)
-    if not path.exists():
-        append_rulings(path, decide(forecast, spec, sentence_embedder()).rulings)
+    on_record = set(read_ledger(path).current()) if path.exists() else set[str]()
+    if not on_record.issuperset(concept.concept for concept in forecast.concepts):
+        made = decide(forecast, spec, sentence_embedder()).rulings
+        append_rulings(path, [ruling for ruling in made if ruling.concept not in on_record])
     ledger = read_ledger(path)
     if ask is None:
         refuse_to_guess(ledger)
@@ -182,43 +191,46 @@ def decide_step(folder: Path, prepared: Prepared, forecast: Forecast, ask: AskHu
     return read_ledger(path)
 
 
-def control_sets(prepared: Prepared, ledger: Ledger, forecast: Forecast) -> tuple[ControlSettings, ...]:
+def control_sets(
+    prepared: Prepared, ledger: Ledger, forecast: Forecast, attribution: Attribution
+) -> tuple[ControlSettings, ...]:
     """The control sets to train: those of ``run.yaml``, or chosen from the ledger."""
     chosen = prepared.settings.controls
     if chosen == "auto":
-        return tuple(choice.settings for choice in choose(ledger, forecast))
-    for settings in chosen:
-        fights(settings.name)
+        return tuple(choice.settings for choice in choose(ledger, forecast, attribution))
     return chosen
 
 
 def jobs_of(folder: Path, prepared: Prepared) -> list[ArmJob]:
     """One job per control set and seed, seeds outermost, so that an interrupted run has whole rounds."""
     ledger, forecast = read_ledger(folder / "ledger.jsonl"), load(Forecast, folder / "forecast.json")
+    sets = control_sets(prepared, ledger, forecast, load_attribution(folder / "attribution.safetensors"))
     return [
-        ArmJob(run=folder.resolve(), control=control, seed=seed)
-        for seed in prepared.settings.seeds
-        for control in control_sets(prepared, ledger, forecast)
+        ArmJob(run=folder.resolve(), control=control, seed=seed) for seed in prepared.settings.seeds for control in sets
     ]
 
 
 def train_step(folder: Path, prepared: Prepared, progress: Progress = silent, *, examined: bool = True) -> None:
     """Train (and examine) every arm that is not finished."""
     jobs = jobs_of(folder, prepared)
-    done = sum((job.folder / "result.json").exists() for job in jobs)
-    progress("students", done, len(jobs))
+    last = "result.json" if examined else "done.json"
+
+    def finished_jobs() -> int:
+        return sum((job.folder / last).exists() for job in jobs)
 
     def report(_job: int, event: Event) -> None:
         progress(*event)
-        progress("students", sum((job.folder / "result.json").exists() for job in jobs), len(jobs))
+        progress("students", min(finished_jobs(), len(jobs) - 1), len(jobs))
 
-    run_jobs(
-        run_arm if examined else only_train,
-        jobs,
-        workers=prepared.settings.jobs,
-        threads=training_threads(prepared.host.model),
-        progress=report,
-    )
+    if finished_jobs() < len(jobs):
+        progress("students", finished_jobs(), len(jobs))
+        run_jobs(
+            run_arm if examined else only_train,
+            jobs,
+            workers=prepared.settings.jobs,
+            threads=training_threads(prepared.host.model),
+            progress=report,
+        )
     progress("students", len(jobs), len(jobs))
 
 
@@ -257,8 +269,9 @@ def verify_step(folder: Path, prepared: Prepared, progress: Progress = silent, t
 def certify_step(
     folder: Path, prepared: Prepared, table: League, answers: ArmAnswers, progress: Progress
 ) -> Certificate:
-    """Certify the best control of a league: ``certificate.json``."""
-    chosen = best_control(table) or "none"
+    """Certify the best control of a league, or for want of one no control: ``certificate.json``."""
+    trained = [summary.control for summary in table.controls if summary.control != HOST]
+    chosen = best_control(table) or (BASELINE if BASELINE in trained else trained[0])
     progress("read the students", 0, 1)
     certificate = certify(
         run=folder.resolve().name,

@@ -157,13 +157,14 @@ def _logits_where_learned(
     before_learned = functional.pad(labels[:, 1:] != IGNORED, (0, 1))
     selected = False
 
-    def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def select(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...] | None:
         nonlocal selected
         del module
-        if not args or args[0].shape[:2] != before_learned.shape:
+        hidden = args[0] if args else None
+        if not isinstance(hidden, Tensor) or hidden.shape[:2] != before_learned.shape:
             return None
         selected = True
-        return (args[0][before_learned].unsqueeze(0), *args[1:])
+        return (hidden[before_learned].unsqueeze(0), *args[1:])
 
     head = cast("Callable[[], nn.Module | None]", base.get_output_embeddings)()
     handle = None if head is None else head.register_forward_pre_hook(select)

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -164,7 +165,7 @@ def _model(name: str, source: str, commit: str | None, config: PretrainedConfig,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _explained(name, error) from error
     model, info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     missing = sorted(str(key) for key in info["missing_keys"])
@@ -205,7 +206,7 @@ def _explained(name: str, error: Exception) -> ModelError:
         if any(isinstance(cause, types) for cause in chain):
             return ModelError(f"model {name!r} {reason}", allowed=_ALLOWED, todo=todo)
     text = str(error)
-    if "safetensors" in text:
+    if "safetensors" in text or isinstance(error, SafetensorError):
         return ModelError(
             f"model {name!r} cannot be read: {_first_line(error)}",
             allowed="whole safetensors weights",

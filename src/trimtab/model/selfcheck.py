@@ -54,7 +54,7 @@ def self_check(lm: HasModel) -> SelfCheck:
         SelfCheckError: Names the check, the site and what was found.
     """
     model = lm.model
-    streams = tuple(stream for stream in _STREAMS if _offers(model, stream))
+    streams: tuple[Stream, ...] = tuple(stream for stream in _STREAMS if _offers(model, stream))
     ids = torch.arange(1, _TOKENS + 1, device=model.device).unsqueeze(0) % model.config.get_text_config().vocab_size
     with torch.no_grad(), evaluating(model):
         depth = _check_reads(model, ids)
@@ -130,9 +130,9 @@ def _check_sum(model: PreTrainedModel, ids: Tensor) -> float:
     inputs: list[Tensor] = []
     sites = [Site(layer, stream) for layer in range(n_layers(model)) for stream in _STREAMS]
 
-    def keep_input(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+    def keep_input(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         del module
-        inputs.append(args[0] if args else kwargs["hidden_states"])
+        inputs.append(cast("Tensor", args[0] if args else kwargs["hidden_states"]))
 
     handles = [layer.register_forward_pre_hook(keep_input, with_kwargs=True) for layer in layers(model)]
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -24,7 +24,7 @@ class TrainSettings(Settings):
     method: Literal["full", "lora"] = Field(default="lora", description="full weights, or a LoRA adapter through PEFT")
     max_steps: int = Field(default=300, gt=0, description="optimiser steps")
     per_device_train_batch_size: int = Field(default=16, gt=0, description="conversations in a step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(default=10, ge=0, description="linear warm-up, in steps")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
@@ -66,7 +66,9 @@ class RunSettings(Settings):
     controls: tuple[ControlSettings, ...] | Literal["auto"] = Field(
         default="auto", description="control sets to compare"
     )
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="one student per control set and seed")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="one student per control set and seed"
+    )
     train: TrainSettings = Field(default_factory=TrainSettings, description="how students are trained")
     jobs: int = Field(default=1, gt=0, description="students trained side by side (CPU: one thread each)")
     skip_bad_rows: bool = Field(
@@ -80,6 +82,13 @@ class RunSettings(Settings):
         repeated = sorted({title for title in titles if titles.count(title) > 1} | ({"host"} & set(titles)))
         if repeated:
             raise ValueError(f"{', '.join(repeated)}: give each control set a label of its own (`host` is taken)")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a seed stands twice; each gives one student per control set")
         return value
 
 

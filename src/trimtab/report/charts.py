@@ -15,9 +15,9 @@ from trimtab.report.svg import Scale, drawing, tag
 from trimtab.report.words import Unit, number, show
 from trimtab.stats import pareto_hull
 
-BAR_HEIGHT: Final = 18
-_SCATTER_HEIGHT: Final = 300
-_PANEL_HEIGHT: Final = 96
+BAR_HEIGHT: Final = 18.0
+_SCATTER_HEIGHT: Final = 300.0
+_PANEL_HEIGHT: Final = 96.0
 _LABEL_GAP: Final = 13
 
 
@@ -30,7 +30,7 @@ def bar(figure: Figure, scale: Scale, *, name: str, unit: Unit = "number", class
     return drawing(
         tag("rect", class_="fill", x=f"{100 * zero:.2f}%", y=4, width=f"{100 * (end - zero):.2f}%", height=10),
         *_whisker(figure, scale, BAR_HEIGHT / 2),
-        tag("line", class_="zero", x1=scale.percent(0), x2=scale.percent(0), y1=0, y2=BAR_HEIGHT),
+        tag("line", class_="zero", x1=scale.percent(0.0), x2=scale.percent(0.0), y1=0, y2=BAR_HEIGHT),
         title=f"{name}: {shown.text} {shown.interval}, {shown.n}",
         description="",
         height=BAR_HEIGHT,
@@ -44,7 +44,7 @@ def dot(figure: Figure, scale: Scale, *, name: str, unit: Unit, class_: str = ""
         return Markup()
     shown = show(figure, unit)
     return drawing(
-        tag("line", class_="zero", x1=scale.percent(0), x2=scale.percent(0), y1=0, y2=BAR_HEIGHT),
+        tag("line", class_="zero", x1=scale.percent(0.0), x2=scale.percent(0.0), y1=0, y2=BAR_HEIGHT),
         *_whisker(figure, scale, BAR_HEIGHT / 2),
         tag("circle", class_="fill", cx=scale.percent(figure.value), cy=BAR_HEIGHT / 2, r=4),
         title=f"{name}: {shown.text} {shown.interval}, {shown.n}",
@@ -83,7 +83,7 @@ def scatter(spots: Sequence[Spot], *, cost: str, gain: str) -> Markup:
     """Gain against cost, both shares from 0 to 1, with intervals and the upper hull. Unmeasured points are left out."""
     placed = [(s, s.cost, s.gain) for s in spots if isinstance(s.cost, Measured) and isinstance(s.gain, Measured)]
     hull = [placed[i] for i in pareto_hull([(x.value, y.value) for _, x, y in placed])]
-    x, y = Scale(low=0, high=1), Scale(low=0, high=1)
+    x, y = Scale(low=0.0, high=1.0), Scale(low=0.0, high=1.0)
 
     def down(value: float) -> float:
         return _SCATTER_HEIGHT * (1 - y.share(value))
@@ -156,11 +156,11 @@ def _frame(x: Scale, y: Scale, height: float) -> list[Markup]:
     for tick in y.ticks(4):
         at = height * (1 - y.share(tick))
         out.append(tag("line", class_="grid", x1="0%", x2="100%", y1=at, y2=at))
-        out.append(tag("text", number(tick, "rate") + "%", class_="tick", x=-8, y=at + 4, text_anchor="end"))
+        out.append(tag("text", f"{100 * tick:g}%", class_="tick", x=-8, y=at + 4, text_anchor="end"))
     for tick in x.ticks(4):
         at_x = x.percent(tick)
         out.append(tag("line", class_="grid", x1=at_x, x2=at_x, y1=0, y2=height))
-        out.append(tag("text", number(tick, "rate") + "%", class_="tick", x=at_x, y=height + 17, text_anchor="middle"))
+        out.append(tag("text", f"{100 * tick:g}%", class_="tick", x=at_x, y=height + 17, text_anchor="middle"))
     return out
 
 
@@ -191,7 +191,7 @@ def losses(curves: Mapping[str, Curve], scale: Scale, last: int, *, name: str, r
         *lines,
         width="100%",
         height=_PANEL_HEIGHT,
-        viewBox=f"0 0 1000 {_PANEL_HEIGHT}",
+        viewBox=f"0 0 1000 {_PANEL_HEIGHT:g}",
         preserveAspectRatio="none",
     )
     ends = ", ".join(f"seed {seed} ends at {number(c.points[-1][1])}" for seed, c in curves.items() if c.points)

@@ -58,7 +58,7 @@ class WorstOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One control's answer; ``grades`` are (words, whether that is bad). ``text`` is ``None`` where it was not asked."""
+    """One control's answer, ``None`` where it was not asked; ``grades`` are (words, whether that is bad)."""
 
     control: str
     text: Excerpt | None

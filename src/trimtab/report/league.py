@@ -126,7 +126,7 @@ def _axes(items: Sequence[ControlSummary | ArmResult]) -> dict[str, tuple[Scale,
     """The scale and the decimals of each column."""
     columns = {measure: [figures_of(item)[measure] for item in items] for measure in LABELS}
     return {
-        measure: (Scale(low=0, high=1) if unit_of(measure) == "rate" else scale_of(column), places_of(column))
+        measure: (Scale(low=0.0, high=1.0) if unit_of(measure) == "rate" else scale_of(column), places_of(column))
         for measure, column in columns.items()
     }
 

@@ -16,7 +16,7 @@ from trimtab.records.figures import Figure, Measured
 from trimtab.report.words import clean
 
 
-def tag(name: str, *children: str, **attributes: str | float) -> Markup:
+def tag(name: str, *children: str, **attributes: str | int | float) -> Markup:
     """One element. ``class_`` becomes ``class``, underscores become hyphens; plain strings are cleaned and escaped."""
     parts = [
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(value)) for key, value in attributes.items()
@@ -26,7 +26,7 @@ def tag(name: str, *children: str, **attributes: str | float) -> Markup:
     return opening + (Markup(">{}</{}>").format(inner, Markup(name)) if inner else Markup("/>"))
 
 
-def _text(value: str | float) -> str:
+def _text(value: str | int | float) -> str:
     return clean(value) if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 

@@ -98,21 +98,22 @@ def number(value: float, unit: Unit = "number", places: int | None = None) -> st
         text = f"{value:,.{places}f}"
     elif unit == "number":
         text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    else:
+    elif unit == "rate":
         text = _percent(value)
-        if unit == "points" and value > 0:
-            text = f"+{text}"
+    else:
+        text = f"{100 * value:+.1f}" if value else "0"
     return text.replace("-", "\u2212") if "e" not in text else text.replace("e-0", "e-")
 
 
 def _percent(value: float) -> str:
     """One decimal; exact 0 and 100 without; more decimals where one would round to 0 or 100 what is neither."""
-    if value in (0.0, 1.0, -1.0):
+    if value in (0.0, 1.0):
         return f"{100 * value:.0f}"
-    text = next(
-        text for places in (1, 2, 3, 15) if float(text := f"{100 * value:.{places}f}") not in (0.0, 100.0, -100.0)
-    )
-    return text
+    for places in (1, 2, 3):
+        text = f"{100 * value:.{places}f}"
+        if float(text) not in (0.0, 100.0):
+            return text
+    return "< 0.001" if value < 0.5 else "> 99.999"
 
 
 def places_of(figures: Iterable[Figure]) -> int:

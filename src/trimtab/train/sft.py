@@ -209,7 +209,8 @@ def train_student(
         trim_metrics(folder / METRICS, 0 if checkpoint is None else checkpoint.step)
         if checkpoint is None or checkpoint.step < settings.max_steps:
             _fit(host, prepared, controls, settings, seed=seed, folder=folder, start=checkpoint, progress=progress)
-            gc.collect()
+            if host.device.type != "cpu":
+                gc.collect()  # a Trainer is a circle of references; its weights must go before the next student comes
         _publish(folder, prepared, host.tokenizer)
         return _finished(folder)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
 from typing_extensions import override
 
 from trimtab.data.batches import collate
@@ -149,8 +150,9 @@ class StudentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights and configuration only: no pickled arguments, no look-up of the base model on the Hub."""
         model = cast("Saveable", self.model)
-        training_use_cache = model.config.use_cache
+        training_use_cache, bars = model.config.use_cache, logging.is_progress_bar_enabled()
         model.config.use_cache = self._saved_use_cache
+        logging.disable_progress_bar()
         try:
             if isinstance(self.model, PreTrainedModel):
                 model.save_pretrained(str(output_dir or self._arm), state_dict=state_dict)
@@ -158,6 +160,8 @@ class StudentTrainer(Trainer):
                 model.save_pretrained(str(output_dir or self._arm), state_dict=state_dict, save_embedding_layers=False)
         finally:
             model.config.use_cache = training_use_cache
+            if bars:
+                logging.enable_progress_bar()
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -41,6 +41,8 @@ def ask(
     said: dict[tuple[object, ...], str] = {}
     order = sorted(range(len(exams)), key=lambda i: (exams[i].max_new_tokens, exams[i].temperature))
     done = 0
+    if progress is not None:
+        progress(0, len(exams))
     for (max_new_tokens, temperature), group in groupby(
         order, key=lambda i: (exams[i].max_new_tokens, exams[i].temperature)
     ):

@@ -19,7 +19,7 @@ Compared: TypeAlias = Literal["skill", "trait_on_task", "trait_leak", "capabilit
 COMPARED: tuple[Compared, ...] = ("skill", "trait_on_task", "trait_leak", "capability", "obedience", "claims")
 BASELINE = "none"
 
-_CLAUSE = re.compile(r"[.!?;\n]+")
+_CLAUSE = re.compile(r"[.!?;]+(?!\w)|\n+")
 _WORD = re.compile(r"\w+")
 
 

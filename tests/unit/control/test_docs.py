@@ -14,6 +14,10 @@ ROOT = Path(__file__).parents[3]
 SECTIONS = ("## What it does", "## Why it can mislead", "## Example", "## Options", "## Source")
 
 
+def in_yaml(value: object) -> str:
+    return yaml.safe_dump(value).split("\n")[0]
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_page(name: str) -> None:
     entry = REGISTRY[name]
@@ -27,9 +31,7 @@ def test_page(name: str) -> None:
     rows = {line.split("|")[1].strip().strip("`"): line for line in options.splitlines() if line.startswith("| `")}
     assert set(rows) == set(entry.options)
     for option, field in entry.spec.model_fields.items():
-        assert (
-            f"| `{str(field.default).lower() if isinstance(field.default, bool) else field.default}` |" in rows[option]
-        )
+        assert f"| `{in_yaml(field.default)}` |" in rows[option]
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from control_world import NO_SYSTEM, attribution, bank, encoded, ledger, material, rows, tokenizer, training_row
 from trimtab.control.build import build
 from trimtab.control.material import Material, draw, strongest
-from trimtab.control.prompting import accepts_system
+from trimtab.data.prompts import accepts_system
 from trimtab.errors import UsageError
 from trimtab.records.config import ControlSettings
 from trimtab.records.training import IGNORED, TrainingRow

@@ -12,7 +12,7 @@ def _random(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_difference_of_means_recovers_a_planted_shift():
+def test_difference_of_means_recovers_a_planted_shift() -> None:
     neutral = _random(0, 200, 16)
     shift = torch.zeros(16)
     shift[3] = 5.0
@@ -31,14 +31,14 @@ def test_difference_of_means_recovers_a_planted_shift():
         (torch.full((3, 4), float("nan")), torch.ones(3, 4)),
     ],
 )
-def test_unusable_contrasts_are_refused(positive: torch.Tensor, neutral: torch.Tensor):
+def test_unusable_contrasts_are_refused(positive: torch.Tensor, neutral: torch.Tensor) -> None:
     with pytest.raises(DataError):
         difference_of_means(positive, neutral)
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 6))
 @settings(max_examples=30, deadline=None)
-def test_explained_and_unexplained_parts_add_up(seed: int, count: int):
+def test_explained_and_unexplained_parts_add_up(seed: int, count: int) -> None:
     vectors, whole = _random(seed, count, 12), _random(seed + 1, 12)
     basis = span_basis(vectors)
     found = explain(whole, basis)
@@ -49,7 +49,7 @@ def test_explained_and_unexplained_parts_add_up(seed: int, count: int):
     assert 0.0 < found.unexplained_share <= 1.0
 
 
-def test_a_vector_in_the_span_is_explained_and_one_outside_is_not():
+def test_a_vector_in_the_span_is_explained_and_one_outside_is_not() -> None:
     vectors = torch.eye(6)[:2]
     basis = span_basis(torch.cat([vectors, vectors[:1] * 3.0 + vectors[1:]]))
     assert len(basis) == 2
@@ -57,7 +57,7 @@ def test_a_vector_in_the_span_is_explained_and_one_outside_is_not():
     assert explain(torch.eye(6)[4], basis).unexplained_share == pytest.approx(1.0)
 
 
-def test_doses_recover_a_planted_mixture_and_never_go_below_zero():
+def test_doses_recover_a_planted_mixture_and_never_go_below_zero() -> None:
     signatures = _random(5, 3, 20)
     mixture = torch.tensor([0.3, 0.0, 0.7])
     assert torch.allclose(doses(mixture @ signatures, signatures), mixture.double(), atol=1e-5)

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import language_model
 
+from tiny_models import language_model
 from trimtab.errors import UsageError
 from trimtab.lens.contrast import Contrast, ContrastSet
 from trimtab.lens.extract import BankSettings, make_bank
@@ -28,18 +28,20 @@ def _row(question: str, answer: str) -> ChatRow:
 ROWS = [_row("where?", "in Oslo."), _row("what is it that she said?", "arr"), _row("why?", "because it is so, matey.")]
 
 
-def test_readings_do_not_depend_on_the_batch():
+def test_readings_do_not_depend_on_the_batch() -> None:
     host, sites = _host(), [Site(0), Site(2)]
     encoded = encode_rows(host, ROWS, max_length=64)
     together, alone = (read_rows(host, encoded, sites, batch_size=size) for size in (8, 1))
     for site in sites:
         assert torch.allclose(together.gradients[site], alone.gradients[site], atol=1e-5)
         assert torch.allclose(together.activations[site], alone.activations[site], atol=1e-5)
+    assert together.losses is not None
+    assert alone.losses is not None
     assert torch.allclose(together.losses, alone.losses, atol=1e-5)
     assert float(together.gradients[Site(0)].norm()) > 0.01
 
 
-def test_token_pushes_stand_on_learned_tokens_and_average_to_the_row_push():
+def test_token_pushes_stand_on_learned_tokens_and_average_to_the_row_push() -> None:
     host, site = _host(), Site(1)
     directions = torch.nn.functional.normalize(
         torch.randn(2, host.d_model, generator=torch.Generator().manual_seed(0)), dim=1
@@ -55,7 +57,7 @@ def test_token_pushes_stand_on_learned_tokens_and_average_to_the_row_push():
         assert torch.allclose(torch.from_numpy(pushes[learned.numpy()]).mean(0), expected, atol=1e-5)
 
 
-def test_a_push_is_the_change_of_loss_for_a_step_along_the_direction():
+def test_a_push_is_the_change_of_loss_for_a_step_along_the_direction() -> None:
     """Finite difference: moving every predicting position by eps*d changes the row's loss sum by -eps*n*push."""
     host, site, eps = _host(), Site(1), 1e-3
     host.model.double()
@@ -100,7 +102,7 @@ def _contrasts() -> tuple[Contrast, ...]:
     return trait, skill
 
 
-def test_a_bank_is_made_for_its_host_with_evidence_and_is_the_same_twice():
+def test_a_bank_is_made_for_its_host_with_evidence_and_is_the_same_twice() -> None:
     host = _host()
     settings = BankSettings(answers=8, max_new_tokens=8)
     bank = make_bank(host, _contrasts(), settings)
@@ -117,6 +119,6 @@ def test_a_bank_is_made_for_its_host_with_evidence_and_is_the_same_twice():
     assert other.card != bank.card
 
 
-def test_a_site_that_the_model_lacks_is_refused():
+def test_a_site_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="layer"):
         make_bank(_host(), _contrasts(), BankSettings(sites=(Site(9),), answers=4))

@@ -1,11 +1,11 @@
 from trimtab.lens.words import fit_words, read_words, words
 
 
-def test_words_counts_punctuation_runs_and_ignores_case():
+def test_words_counts_punctuation_runs_and_ignores_case() -> None:
     assert words("Arr, ARR!! 12") == {"arr": 2, ",": 1, "!!": 1, "12": 1}
 
 
-def test_the_fitted_words_tell_unseen_texts_apart():
+def test_the_fitted_words_tell_unseen_texts_apart() -> None:
     pirate = [f"arr, the answer be {n}, matey" for n in range(40)]
     plain = [f"the answer is {n}" for n in range(40)]
     weights = fit_words(pirate, plain)

@@ -1,27 +1,28 @@
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, DEPTH, language_model, token_batch
+from torch import Tensor
 from torch.nn import functional
 
+from tiny_models import ARCHITECTURES, DEPTH, language_model, token_batch
 from trimtab.errors import UsageError
 from trimtab.model.capture import activation_gradients, capture
 from trimtab.model.hooks import reading, writing
-from trimtab.records.site import STREAMS, Site
+from trimtab.records.site import STREAMS, Site, Stream
 
 SITES = [Site(layer, stream) for layer in range(DEPTH) for stream in STREAMS]
 
 
-def summed_loss(logits, labels):
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="sum")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gradients_equal_full_autograd(architecture):
+def test_gradients_equal_full_autograd(architecture: str) -> None:
     lm = language_model(architecture)
     ids, mask, labels = token_batch()
     found = {}
 
-    def keep(activation, site):
+    def keep(activation: Tensor, site: Site) -> Tensor:
         found[site] = activation
         return activation
 
@@ -39,7 +40,7 @@ def test_gradients_equal_full_autograd(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("stream", STREAMS)
-def test_gradients_equal_finite_differences(architecture, stream):
+def test_gradients_equal_finite_differences(architecture: str, stream: Stream) -> None:
     lm = language_model(architecture)
     lm.model.double()
     ids, mask, labels = token_batch()
@@ -49,7 +50,7 @@ def test_gradients_equal_finite_differences(architecture, stream):
     generator = torch.Generator().manual_seed(1)
     way = torch.randn(got.activations[site].shape, generator=generator, dtype=torch.float64)
 
-    def loss_at(step):
+    def loss_at(step: float) -> Tensor:
         with torch.no_grad(), writing(lm.model, {site: lambda h, site: h + step * way}):
             return summed_loss(lm.model(input_ids=ids, attention_mask=mask).logits, labels)
 
@@ -61,7 +62,7 @@ def test_gradients_equal_finite_differences(architecture, stream):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_tokens_gradient_does_not_depend_on_the_batch(architecture):
+def test_a_tokens_gradient_does_not_depend_on_the_batch(architecture: str) -> None:
     lm = language_model(architecture)
     ids, mask, labels = token_batch()
     whole = activation_gradients(lm, ids, mask, labels, [Site(1)]).gradients[Site(1)]
@@ -75,7 +76,7 @@ def test_a_tokens_gradient_does_not_depend_on_the_batch(architecture):
     assert not torch.allclose(whole[0], whole[1])
 
 
-def test_gradients_do_not_depend_on_which_other_sites_are_asked_for():
+def test_gradients_do_not_depend_on_which_other_sites_are_asked_for() -> None:
     lm = language_model("gpt_neox")
     ids, mask, labels = token_batch()
     all_sites = activation_gradients(lm, ids, mask, labels, SITES)
@@ -85,7 +86,7 @@ def test_gradients_do_not_depend_on_which_other_sites_are_asked_for():
     assert not torch.allclose(all_sites.gradients[SITES[0]], all_sites.gradients[SITES[-1]])
 
 
-def test_weights_get_no_gradient_and_modes_are_restored():
+def test_weights_get_no_gradient_and_modes_are_restored() -> None:
     lm = language_model("gpt2", dropout=0.5)
     lm.model.train()
     lm.model.transformer.h[1].eval()
@@ -104,12 +105,12 @@ def test_weights_get_no_gradient_and_modes_are_restored():
         assert not torch.equal(lm.model(input_ids=ids).logits, lm.model(input_ids=ids).logits)
 
 
-def test_layers_below_the_first_site_run_without_a_graph():
+def test_layers_below_the_first_site_run_without_a_graph() -> None:
     lm = language_model("llama")
     ids, mask, labels = token_batch()
     needs = {}
 
-    def look(activation, site):
+    def look(activation: Tensor, site: Site) -> Tensor:
         needs[site.layer] = activation.requires_grad
         return activation
 
@@ -119,7 +120,7 @@ def test_layers_below_the_first_site_run_without_a_graph():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_capture_reads_hidden_states_and_stops_after_the_last_site(architecture):
+def test_capture_reads_hidden_states_and_stops_after_the_last_site(architecture: str) -> None:
     lm = language_model(architecture)
     ids, mask, _ = token_batch()
     with torch.no_grad():
@@ -136,17 +137,18 @@ def test_capture_reads_hidden_states_and_stops_after_the_last_site(architecture)
 
 
 @pytest.mark.parametrize("call", ["capture", "gradients"])
-def test_layer_out_of_range_says_the_range(call):
+def test_layer_out_of_range_says_the_range(call: str) -> None:
     lm = language_model("llama")
     ids, mask, labels = token_batch()
+    ask = {
+        "capture": lambda: capture(lm, ids, mask, [Site(7)]),
+        "gradients": lambda: activation_gradients(lm, ids, mask, labels, [Site(7)]),
+    }[call]
     with pytest.raises(UsageError, match=r"layer 7.*\n.*layers 0 to 2"):
-        if call == "capture":
-            capture(lm, ids, mask, [Site(7)])
-        else:
-            activation_gradients(lm, ids, mask, labels, [Site(7)])
+        ask()
 
 
-def test_nothing_to_learn_or_nowhere_to_look_is_refused():
+def test_nothing_to_learn_or_nowhere_to_look_is_refused() -> None:
     lm = language_model("llama")
     ids, mask, labels = token_batch()
     with pytest.raises(UsageError, match="no token is learned"):

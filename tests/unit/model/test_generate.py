@@ -1,11 +1,12 @@
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, language_model, tokenizer
 
+from tiny_models import ARCHITECTURES, language_model, tokenizer
 from trimtab.errors import DataError, ModelError, UsageError
-from trimtab.model.base import LanguageModel
+from trimtab.model.base import HasModel, LanguageModel
 from trimtab.model.generate import generate, stop_ids
 from trimtab.model.hooks import writing
+from trimtab.records.rows import Message
 from trimtab.records.site import Site
 
 PROMPTS = [
@@ -21,14 +22,14 @@ PROMPTS = [
 END = "<|end|>"
 
 
-def encoded(lm, prompt):
+def encoded(lm: HasModel, prompt: list[Message]) -> list[int]:
     text = lm.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     return lm.tokenizer.encode(text, add_special_tokens=False)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_answers_do_not_depend_on_the_batch_size(architecture, temperature):
+def test_answers_do_not_depend_on_the_batch_size(architecture: str, temperature: float) -> None:
     lm = language_model(architecture)
     one, two, all_at_once = (
         generate(lm, PROMPTS, max_new_tokens=8, temperature=temperature, seed=3, batch_size=size) for size in (1, 2, 64)
@@ -39,7 +40,7 @@ def test_answers_do_not_depend_on_the_batch_size(architecture, temperature):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_greedy_is_the_argmax_token_by_token(architecture):
+def test_greedy_is_the_argmax_token_by_token(architecture: str) -> None:
     lm = language_model(architecture)
     stops = stop_ids(lm)
     for prompt, answer in zip(PROMPTS[:2], generate(lm, PROMPTS[:2], max_new_tokens=6), strict=True):
@@ -53,10 +54,10 @@ def test_greedy_is_the_argmax_token_by_token(architecture):
         assert answer == lm.tokenizer.decode(new, skip_special_tokens=True)
 
 
-def test_sampling_follows_seed_and_temperature():
+def test_sampling_follows_seed_and_temperature() -> None:
     lm = language_model("llama")
 
-    def sample(seed, temperature):
+    def sample(seed: int, temperature: float) -> list[str]:
         return generate(lm, PROMPTS, max_new_tokens=8, temperature=temperature, seed=seed)
 
     state = torch.random.get_rng_state()
@@ -68,7 +69,7 @@ def test_sampling_follows_seed_and_temperature():
     assert len(set(generate(lm, again, max_new_tokens=8, temperature=1.0))) > 1  # one stream per prompt
 
 
-def test_sampling_draws_from_the_softmax():
+def test_sampling_draws_from_the_softmax() -> None:
     lm = language_model("llama")
     count = 2000
     with torch.no_grad():
@@ -87,7 +88,7 @@ def test_sampling_draws_from_the_softmax():
 
 
 @pytest.mark.parametrize("ender", ["<|eos|>", END])
-def test_an_answer_ends_at_the_end_of_the_turn(ender):
+def test_an_answer_ends_at_the_end_of_the_turn(ender: str) -> None:
     lm = language_model("llama")
     ender_id = lm.tokenizer.convert_tokens_to_ids(ender)
     assert stop_ids(lm) == [1, lm.tokenizer.convert_tokens_to_ids(END)]
@@ -104,7 +105,7 @@ def test_an_answer_ends_at_the_end_of_the_turn(ender):
     assert ender not in answer
 
 
-def test_hooks_act_on_generation_and_training_mode_is_restored():
+def test_hooks_act_on_generation_and_training_mode_is_restored() -> None:
     lm = language_model("gpt2", dropout=0.5)
     lm.model.train()
     plain = generate(lm, PROMPTS, max_new_tokens=8)
@@ -116,7 +117,7 @@ def test_hooks_act_on_generation_and_training_mode_is_restored():
     assert lm.model.training
 
 
-def test_shipped_sampling_settings_are_not_used():
+def test_shipped_sampling_settings_are_not_used() -> None:
     lm = language_model("llama")
     plain = generate(lm, PROMPTS, max_new_tokens=8)
     lm.model.generation_config.repetition_penalty = 50.0
@@ -124,14 +125,14 @@ def test_shipped_sampling_settings_are_not_used():
     assert generate(lm, PROMPTS, max_new_tokens=8) == plain
 
 
-def test_no_chat_template_is_a_clear_error():
+def test_no_chat_template_is_a_clear_error() -> None:
     lm = language_model("llama")
     bare = LanguageModel(model=lm.model, tokenizer=tokenizer(template=None), name="bare", content_hash="")
     with pytest.raises(ModelError, match="no chat template"):
         generate(bare, PROMPTS, max_new_tokens=2)
 
 
-def test_a_template_that_refuses_roles_is_a_clear_error():
+def test_a_template_that_refuses_roles_is_a_clear_error() -> None:
     lm = language_model("llama")
     strict = tokenizer(
         template="{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}x"
@@ -142,10 +143,10 @@ def test_a_template_that_refuses_roles_is_a_clear_error():
 
 
 @pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1.0}])
-def test_numbers_out_of_range_are_refused(wrong):
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         generate(language_model("llama"), PROMPTS, **{"max_new_tokens": 2, **wrong})
 
 
-def test_no_prompts_give_no_answers():
+def test_no_prompts_give_no_answers() -> None:
     assert generate(language_model("llama"), [], max_new_tokens=2) == []

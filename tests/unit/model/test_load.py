@@ -1,12 +1,14 @@
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, language_model, model, tokenizer
 from transformers import BertConfig, BertModel, T5Config
 
+from tiny_models import ARCHITECTURES, language_model, model, tokenizer
 from trimtab.errors import ModelError
 from trimtab.model.base import HasModel
 from trimtab.model.fingerprint import content_hash
@@ -22,7 +24,7 @@ def save(folder: Path, architecture: str = "llama") -> Path:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_folder_comes_back_as_it_was_saved(tmp_path, architecture):
+def test_a_folder_comes_back_as_it_was_saved(tmp_path: Path, architecture: str) -> None:
     lm = load_model(str(save(tmp_path, architecture)), device="cpu")
     original = language_model(architecture)
     assert lm.content_hash == original.content_hash
@@ -34,7 +36,7 @@ def test_a_folder_comes_back_as_it_was_saved(tmp_path, architecture):
     assert generate(lm, [[{"role": "user", "content": "Hi"}]], max_new_tokens=3)
 
 
-def test_dtype_is_kept_or_chosen_and_the_hash_is_that_of_the_values(tmp_path):
+def test_dtype_is_kept_or_chosen_and_the_hash_is_that_of_the_values(tmp_path: Path) -> None:
     made = model("llama").to(torch.bfloat16)
     made.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
@@ -45,7 +47,7 @@ def test_dtype_is_kept_or_chosen_and_the_hash_is_that_of_the_values(tmp_path):
     assert kept.content_hash != language_model("llama").content_hash
 
 
-def test_the_hash_sees_any_weight_and_the_settings_that_matter():
+def test_the_hash_sees_any_weight_and_the_settings_that_matter() -> None:
     plain = content_hash(model("llama"))
     assert content_hash(model("llama")) == plain
     assert content_hash(model("llama", seed=1)) != plain
@@ -63,7 +65,7 @@ def test_the_hash_sees_any_weight_and_the_settings_that_matter():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_host_is_frozen_and_its_student_is_free(tmp_path, architecture):
+def test_a_host_is_frozen_and_its_student_is_free(tmp_path: Path, architecture: str) -> None:
     host = Host.load(str(save(tmp_path, architecture)), device="cpu")
     assert not any(weight.requires_grad for weight in host.model.parameters())
     assert not host.model.training
@@ -80,7 +82,7 @@ def test_a_host_is_frozen_and_its_student_is_free(tmp_path, architecture):
     assert content_hash(host.model) == host.content_hash != content_hash(student)
 
 
-def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path):
+def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model("llama").state_dict(), tmp_path / "pytorch_model.bin")
@@ -89,7 +91,7 @@ def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path):
     assert "save_pretrained" in caught.value.todo
 
 
-def test_a_model_without_any_weights_is_refused(tmp_path):
+def test_a_model_without_any_weights_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
@@ -97,12 +99,12 @@ def test_a_model_without_any_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "runs/pirate/student"])
-def test_a_missing_folder_is_refused(name):
+def test_a_missing_folder_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         load_model(name)
 
 
-def test_a_file_and_an_empty_folder_are_refused(tmp_path):
+def test_a_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(ModelError, match="not a folder"):
         load_model(str(tmp_path / "file.txt"))
@@ -111,19 +113,19 @@ def test_a_file_and_an_empty_folder_are_refused(tmp_path):
         load_model(str(tmp_path / "empty"))
 
 
-def test_an_id_that_is_not_in_the_cache_is_refused_offline():
+def test_an_id_that_is_not_in_the_cache_is_refused_offline() -> None:
     with pytest.raises(ModelError, match="not in the local cache") as caught:
         load_model("trimtab-tests/no-such-model")
     assert "hf download trimtab-tests/no-such-model" in caught.value.todo
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a--b"])
-def test_what_is_neither_a_folder_nor_an_id_is_refused(name):
+def test_what_is_neither_a_folder_nor_an_id_is_refused(name: str) -> None:
     with pytest.raises(ModelError):
         load_model(name)
 
 
-def test_what_is_not_a_causal_language_model_is_refused(tmp_path):
+def test_what_is_not_a_causal_language_model_is_refused(tmp_path: Path) -> None:
     config = BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=300
     )
@@ -134,7 +136,7 @@ def test_what_is_not_a_causal_language_model_is_refused(tmp_path):
             load_model(str(tmp_path / name))
 
 
-def test_remote_code_is_never_run(tmp_path):
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps(
             {"model_type": "mystery", "architectures": ["MysteryForCausalLM"], "auto_map": {"AutoConfig": "m.C"}}
@@ -145,7 +147,7 @@ def test_remote_code_is_never_run(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_incomplete_weights_are_refused(tmp_path):
+def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
     made = model("llama")
     weights = {name: tensor for name, tensor in made.state_dict().items() if "layers.1.mlp" not in name}
     made.save_pretrained(tmp_path, state_dict=weights)
@@ -154,7 +156,7 @@ def test_incomplete_weights_are_refused(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_torn_weights_are_refused(tmp_path):
+def test_torn_weights_are_refused(tmp_path: Path) -> None:
     save(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -162,7 +164,7 @@ def test_torn_weights_are_refused(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_missing_or_foreign_tokenizer_is_refused(tmp_path):
+def test_a_missing_or_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     model("llama").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="tokenizer"):
         load_model(str(tmp_path))
@@ -173,14 +175,14 @@ def test_a_missing_or_foreign_tokenizer_is_refused(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_model_without_a_chat_template_loads(tmp_path):
+def test_a_model_without_a_chat_template_loads(tmp_path: Path) -> None:
     model("llama").save_pretrained(tmp_path)
     tokenizer(template=None).save_pretrained(tmp_path)
     assert load_model(str(tmp_path)).tokenizer.chat_template is None
 
 
-def test_the_self_check_runs_on_load_unless_switched_off(tmp_path, monkeypatch):
-    def fails(lm):
+def test_the_self_check_runs_on_load_unless_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(lm: HasModel) -> Never:
         raise ModelError("the self-check ran", allowed="-", todo="-")
 
     monkeypatch.setattr("trimtab.model.load.check_hooks", fails)
@@ -190,20 +192,22 @@ def test_the_self_check_runs_on_load_unless_switched_off(tmp_path, monkeypatch):
     assert Host.load(str(tmp_path), self_check=False).n_layers == 3
 
 
-def test_an_unpinned_id_is_loaded_from_one_commit_and_warned_about(tmp_path, monkeypatch, caplog):
+def test_an_unpinned_id_is_loaded_from_one_commit_and_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path)
     seen = []
     from trimtab.model import load
 
     real = load.AutoConfig.from_pretrained
 
-    def config(source, **options):
+    def config(source: str, **options: Any) -> Any:
         made = real(tmp_path, **options)
         made._commit_hash = "abc123"
         return made
 
-    def recorded(loader):
-        def from_pretrained(source, **options):
+    def recorded(loader: Callable[..., Any]) -> Callable[..., Any]:
+        def from_pretrained(source: str, **options: Any) -> Any:
             seen.append(options["revision"])
             return loader(tmp_path, **options)
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, DEPTH, language_model, model
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM
 
+from tiny_models import ARCHITECTURES, DEPTH, language_model, model
 from trimtab.errors import ModelError, UsageError
-from trimtab.model.selfcheck import self_check
 from trimtab.model.base import LanguageModel
+from trimtab.model.selfcheck import self_check
 from trimtab.model.sites import check_site, decoder, layers, module_for, n_layers, unwrap
 from trimtab.records.site import Site
 
@@ -21,7 +21,7 @@ from trimtab.records.site import Site
         ("gpt_neox", "post_attention_dropout", "post_mlp_dropout"),
     ],
 )
-def test_each_stream_is_what_is_added_to_the_residual_stream(architecture, attn_out, mlp_out):
+def test_each_stream_is_what_is_added_to_the_residual_stream(architecture: str, attn_out: str, mlp_out: str) -> None:
     made = model(architecture)
     layer = layers(made)[1]
     assert module_for(made, Site(1)) is layer
@@ -30,7 +30,7 @@ def test_each_stream_is_what_is_added_to_the_residual_stream(architecture, attn_
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_has_the_same_shape_of_answer(architecture):
+def test_every_architecture_has_the_same_shape_of_answer(architecture: str) -> None:
     lm = language_model(architecture)
     assert lm.n_layers == n_layers(lm.model) == DEPTH
     assert lm.d_model == 32
@@ -39,13 +39,13 @@ def test_every_architecture_has_the_same_shape_of_answer(architecture):
 
 
 @pytest.mark.parametrize("layer", [DEPTH, 99])
-def test_out_of_range_says_the_range(layer):
+def test_out_of_range_says_the_range(layer: int) -> None:
     with pytest.raises(UsageError, match=rf"layer {layer}.*\n.*layers 0 to {DEPTH - 1}") as caught:
         check_site(model("llama"), Site(layer))
     assert "1 is the middle" in caught.value.todo
 
 
-def test_wrappers_are_opened_and_strangers_refused():
+def test_wrappers_are_opened_and_strangers_refused() -> None:
     made = model("llama")
     wrapped = nn.Module()
     wrapped.module = made
@@ -54,7 +54,7 @@ def test_wrappers_are_opened_and_strangers_refused():
         unwrap(nn.Linear(2, 2))
 
 
-def test_blocks_that_add_the_residual_themselves_offer_resid_post_only():
+def test_blocks_that_add_the_residual_themselves_offer_resid_post_only() -> None:
     torch.manual_seed(0)
     bloom = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=300)).eval()
     lm = LanguageModel(model=bloom, tokenizer=language_model("llama").tokenizer, name="bloom", content_hash="")

@@ -39,7 +39,7 @@ runs = st.builds(
     held_out=st.none() | text,
     held_out_share=st.floats(0.01, 0.99),
     controls=st.just("auto") | st.lists(controls, max_size=3, unique_by=lambda control: control.title).map(tuple),
-    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4).map(tuple),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(tuple),
     train=st.builds(
         TrainSettings, max_steps=st.integers(1, 9999), learning_rate=st.floats(1e-6, 1), bf16=st.booleans()
     ),

@@ -181,6 +181,7 @@ def forecast(seed: int = 0, *, unnamed: bool = False) -> Forecast:
         unexplained_share=measured(rng, 0.48 if unnamed else 0.021, 0.02 if unnamed else 0.004, 800),
         unexplained_mass=measured(rng, mass, 0.0009, 800),
         reference_mass=measured(rng, 0.0081, 0.0011, 400),
+        chance_share=0.172,
         unnamed=unnamed,
         unnamed_rows=tuple(sorted((row_push(rng, rng.uniform(0.01, 0.03)) for _ in range(7)), key=lambda r: -r.push)),
         seconds=4.2,
