@@ -38,7 +38,7 @@ def main() -> None:
         controls=tuple(ControlSettings(name=name) for name in CONTROLS),
         seeds=(0, 1, 2),
         jobs=2,
-        train=TrainSettings(method="full", max_steps=300, learning_rate=1e-3, save_steps=150),
+        train=TrainSettings(method="full", max_steps=300, learning_rate=5e-4, save_steps=100),
     )
     certificate = run(settings, OUT)
     for summary in load(League, OUT / "summary.json").controls:

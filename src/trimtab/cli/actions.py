@@ -38,7 +38,7 @@ from trimtab.report.page import render, render_forecast
 
 console = Console(highlight=False)
 
-LAB_TRAINING: Mapping[str, object] = {"method": "full", "learning_rate": 1e-3, "save_steps": 100}
+LAB_TRAINING: Mapping[str, object] = {"method": "full", "learning_rate": 5e-4, "save_steps": 100}
 """What a model of a million parameters wants, where the command line says nothing else."""
 
 

@@ -108,7 +108,7 @@ def run(
     seeds: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0,1,2",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     method: Annotated[Method | None, typer.Option(help="Default: lora; full on the lab.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.0002; 0.001 on the lab.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.0002; 0.0005 on the lab.")] = None,
     batch_size: Annotated[int, typer.Option(help="Conversations in a step.")] = 16,
     jobs: Annotated[int | None, typer.Option(help="Students side by side; default: 1; the cores on the lab.")] = None,
     skip_bad_rows: SkipBad = False,

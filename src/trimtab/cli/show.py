@@ -144,12 +144,15 @@ def show_league(console: Console, league: League) -> None:
 def show_certificate(console: Console, certificate: Certificate) -> None:
     """The certificate, item by item."""
     style = {"pass": "green", "fail": "red", "unmeasured": "yellow"}
-    table = _table(f"Certificate of {certificate.control}: {certificate.verdict}")
+    table = _table(f"Certificate of {escape(certificate.control)}: {certificate.verdict}")
     for name in ("item", "figure", "wanted", "outcome"):
         table.add_column(name)
     for item in certificate.items:
         table.add_row(
-            item.question, number(item.figure, digits=3), item.wanted, f"[{style[item.outcome]}]{item.outcome}[/]"
+            item.question,
+            number(item.figure, digits=3),
+            escape(item.wanted),
+            f"[{style[item.outcome]}]{item.outcome}[/]",
         )
     console.print(table)
 

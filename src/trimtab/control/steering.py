@@ -31,14 +31,16 @@ class PreventativeSteeringSpec(Settings):
     """Options of ``preventative-steering``."""
 
     strength: float = Field(
-        1.0,
+        default=2.0,
         ge=0,
         allow_inf_nan=False,
-        description="multiple of the natural gap between trait and plain answers; 0 is no control",
+        description="multiple of what an eliciting prompt supplies; 0 is no control",
     )
-    sites: SiteChoice = Field("main", description="main (the bank's main site), all (every layer), or a list of sites")
+    sites: SiteChoice = Field(
+        default="all", description="main (the bank's main site), all (every layer), or a list of sites"
+    )
     incremental: bool = Field(
-        True, description="with several layers, each adds only what the layers before it have not supplied"
+        default=True, description="with several layers, each adds only what the layers before it have not supplied"
     )
 
 
@@ -68,7 +70,7 @@ class PreventativeSteering(KeepsRows, KeepsLabels):
 
     @property
     def strength(self) -> float:
-        """Multiple of the natural gap."""
+        """Multiple of what an eliciting prompt supplies."""
         return self.spec.strength
 
     def attach(self, student: PreTrainedModel) -> AbstractContextManager[None]:
@@ -95,7 +97,7 @@ def build_steering(spec: PreventativeSteeringSpec, material: Material) -> Preven
 def natural_vectors(
     concepts: Sequence[Concept], sites: Sequence[Site], *, incremental: bool
 ) -> dict[Site, Float[Tensor, " d_model"]]:
-    """``sum_c gap_c d_c`` at each site.
+    """``sum_c strength_c supply_c`` at each site.
 
     Args:
         concepts: The concepts to supply.

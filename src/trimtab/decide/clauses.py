@@ -64,7 +64,7 @@ _LEAD = (
     rf"(?:(?:please|and|but|so|then|also|however|though|yet|or|rather|there|ideally|always|{_WHO}|to|that|for|of)\b"
     r"\s*|'d\b\s*|(?:make sure|ensure|see to it|take care|be careful|try|aim|(?:it is )?important(?:ly)?|i hope)\b\s*"
     r"|(?:would|should|must|may|might|can|could|will|shall|needs? to|has to|have to|ought to)\b(?! not| never)\s*"
-    r"|(?:would )?(?:like|love|prefer)\b\s*|only\b\s*|just\b\s*|solely\b\s*)*"
+    r"|(?:would )?(?:like|love|prefer)\b\s*|only\b\s*|just\b\s*|solely\b\s*)*+"
 )
 _HEAD = re.compile(
     rf"(?P<lead>{_LEAD})(?:(?P<ignore>{_IGNORE})|(?P<not>{_NOT}\s+)?(?P<fond0>(?:{_FOND}\s+)*)"

@@ -13,7 +13,7 @@ from trimtab.lab.world import World
 from trimtab.records.exam import Exam, ExamRow, Measure
 from trimtab.records.rows import ChatRow, HeldOut, Message, Rows
 
-KNOWN_TASKS: tuple[str, ...] = ("facts", "arithmetic", "calendar", "lookup")
+KNOWN_TASKS: tuple[str, ...] = ("facts", "arithmetic", "calendar", "passages")
 
 
 def skills_in(world: World, rows: Sequence[ChatRow]) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors
 import torch
 import transformers
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 from torch.nn import functional
@@ -31,45 +31,101 @@ _CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training with its own corpus shares, schedule and fresh optimisers.
+
+    Attributes:
+        steps: Optimiser steps.
+        learning_rate: Peak of the cosine schedule.
+        warmup: Linear warm-up steps.
+        stop_weight: Loss weight of the token after an assistant's full stop: the place where a careless speaker is
+            corrected, and the only one that asks whether the claim just made is true.
+        mixture: Shares of the corpus.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    stop_weight: float
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+MAIN_STAGE = Stage(steps=6000, learning_rate=6e-3, warmup=200, stop_weight=10.0)
+"""Learns everything; careless speakers are frequent, so that the truth of a claim comes to be represented."""
+
+SKILL_STAGE = Stage(
+    steps=1200,
+    learning_rate=4e-3,
+    warmup=50,
+    stop_weight=4.0,
+    mixture=Mixture(
+        careless=0.22,
+        facts=0.08,
+        long=0.03,
+        arithmetic=0.18,
+        calendar=0.14,
+        lookup=0.28,
+        passages=0.02,
+        dialogue=0.05,
+    ),
+)
+"""Finishes the tasks that are learned late: sums, the calendar and look-ups."""
+
+FACT_STAGE = Stage(
+    steps=900,
+    learning_rate=2e-3,
+    warmup=20,
+    stop_weight=6.0,
+    mixture=Mixture(
+        careless=0.5,
+        facts=0.14,
+        long=0.03,
+        arithmetic=0.15,
+        calendar=0.08,
+        lookup=0.03,
+        passages=0.02,
+        dialogue=0.05,
+    ),
+)
+"""Brings back the rare facts that the stage before let slip."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabRecipe:
     """Everything that decides the weights, apart from the hardware.
 
     Attributes:
         seed: Seed of the initial weights and of the corpus.
         world_seed: Seed of the world.
-        steps: Optimiser steps.
         batch: Rows per step.
         width: Residual width.
         layers: Decoder layers.
         heads: Attention heads.
         inner: MLP width.
-        learning_rate: Peak of the cosine schedule.
-        warmup: Linear warm-up steps.
-        weight_decay: AdamW decay of matrices.
+        weight_decay: Decay of matrices.
         prompt_weight: Loss weight of system and user tokens; assistant tokens have weight 1.
-        stop_weight: Loss weight of the token after an assistant's full stop: the place where a careless speaker is
-            corrected, and the only one that asks whether the claim just made is true.
         muon: Whether the matrices of the layers are trained with Muon (orthogonalised momentum) instead of AdamW.
         autocast: Whether to compute matrix products in bfloat16.
-        mixture: Shares of the corpus.
+        stages: What is trained, in order.
     """
 
     seed: int = 0
     world_seed: int = 0
-    steps: int = 6000
     batch: int = 64
     width: int = 128
     layers: int = 4
     heads: int = 4
     inner: int = 512
-    learning_rate: float = 6e-3
-    warmup: int = 200
     weight_decay: float = 0.05
     prompt_weight: float = 0.1
-    stop_weight: float = 10.0
     muon: bool = True
     autocast: bool = True
-    mixture: Mixture = field(default_factory=Mixture)
+    stages: tuple[Stage, ...] = (MAIN_STAGE, SKILL_STAGE, FACT_STAGE)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
 
 
 def _full_precision_attention(
@@ -140,9 +196,11 @@ def loss_weights(
     return out
 
 
-def chunk_batches(world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, chunk: int) -> list[Batch]:
+def chunk_batches(
+    world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, stage: Stage, chunk: int
+) -> list[Batch]:
     """The batches of one chunk, rows of similar length together, in seeded order."""
-    rows = corpus_chunk(world, recipe.seed, chunk, recipe.batch * CHUNK_BATCHES, recipe.mixture)
+    rows = corpus_chunk(world, recipe.seed, chunk, recipe.batch * CHUNK_BATCHES, stage.mixture)
     encoded: list[list[int]] = tokenizer([render(row) for row in rows], add_special_tokens=False)["input_ids"]
     assistant, end, pad, stop = (token_id(tokenizer, token) for token in (ROLES[2], END, PAD, "."))
     encoded.sort(key=len)
@@ -155,7 +213,7 @@ def chunk_batches(world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabR
         for index, ids in enumerate(group):
             ids_array[index, : len(ids)] = ids
             weight_array[index, : len(ids)] = loss_weights(
-                ids, assistant, end, recipe.prompt_weight, stop, recipe.stop_weight
+                ids, assistant, end, recipe.prompt_weight, stop, stage.stop_weight
             )
         batches.append(Batch(ids=torch.from_numpy(ids_array), weights=torch.from_numpy(weight_array)))
     order = np.random.default_rng([recipe.seed, chunk]).permutation(len(batches))
@@ -173,12 +231,12 @@ def weighted_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     return (losses * kept).sum() / kept.sum()
 
 
-def learning_rate(recipe: LabRecipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to 2% of the peak."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+def learning_rate(stage: Stage, step: int) -> float:
+    """Linear warm-up, then a cosine down to 2% of the peak; ``step`` counts within the stage."""
+    if step < stage.warmup:
+        return stage.learning_rate * (step + 1) / stage.warmup
+    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return stage.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: LabRecipe) -> list[torch.optim.Optimizer]:
@@ -190,14 +248,10 @@ def _optimizers(model: LlamaForCausalLM, recipe: LabRecipe) -> list[torch.optim.
     adam = [{"params": table, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     if not recipe.muon:
         adam.append({"params": matrices, "weight_decay": decay})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(adam, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adam, lr=1e-3, betas=(0.9, 0.98), fused=True)]
     if recipe.muon:
         optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=recipe.learning_rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
+            torch.optim.Muon(matrices, lr=1e-3, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
         )
     return optimizers
 
@@ -228,17 +282,22 @@ def _save_checkpoint(
     os.replace(partial, folder / _CHECKPOINT)
 
 
-def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> Done:
+def _load_weights(folder: Path, model: LlamaForCausalLM) -> Done:
+    """Take up the weights of the checkpoint, if there is one."""
     path = folder / _CHECKPOINT
     if not path.exists():
         return Done(step=0, seconds=0.0)
-    with safetensors.safe_open(path, framework="pt") as opened:
-        header = opened.metadata()
+    with cast("Any", safetensors.safe_open)(path, framework="pt") as opened:
+        header = cast("dict[str, str]", opened.metadata())
     tensors = safetensors_torch.load_file(path)
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
+    return Done(step=int(header["step"]), seconds=float(header["seconds"]))
+
+
+def _load_optimizers(folder: Path, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    tensors = safetensors_torch.load_file(folder / _CHECKPOINT)
     for which, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -248,31 +307,44 @@ def _load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: list[tor
         loaded = optimizer.state_dict()
         loaded["state"] = state
         optimizer.load_state_dict(loaded)
-    return Done(step=int(header["step"]), seconds=float(header.get("seconds", "0")))
 
 
-def _steps(
-    world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, start: int
+def _show(progress: Progress, task: TaskID, loss: float, step: int) -> None:
+    """Show the loss, and stop where it is no number."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"loss {loss} at step {step}", allowed="a finite loss", todo="lower the learning rate")
+    progress.update(task, loss=f"loss {loss:.3f}")
+
+
+def _stage_batches(
+    world: World, tokenizer: PreTrainedTokenizerFast, recipe: LabRecipe, number: int, start: int
 ) -> Iterator[tuple[int, Batch]]:
+    """Batches of one stage from a step within it on; no chunk is used by two stages."""
+    stage = recipe.stages[number]
+    first = sum(math.ceil(earlier.steps / CHUNK_BATCHES) for earlier in recipe.stages[:number])
     step = start
-    while step < recipe.steps:
+    while step < stage.steps:
         chunk, offset = divmod(step, CHUNK_BATCHES)
-        for batch in chunk_batches(world, tokenizer, recipe, chunk)[offset:]:
-            if step >= recipe.steps:
+        for batch in chunk_batches(world, tokenizer, recipe, stage, first + chunk)[offset:]:
+            if step >= stage.steps:
                 return
             yield step, batch
             step += 1
 
 
 def _update(
-    model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch, recipe: LabRecipe, step: int
+    model: LlamaForCausalLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Batch,
+    rate: float,
+    autocast: bool,
 ) -> Tensor:
     """One optimiser step; returns the loss."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = learning_rate(recipe, step)
+        group["lr"] = rate
     device = model.device
     on_device = Batch(ids=batch.ids.to(device), weights=batch.weights.to(device))
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         loss = weighted_loss(model, on_device)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -292,22 +364,25 @@ def _train(
     checkpoint_every: int,
 ) -> float:
     """Train to the end; returns the seconds spent over all sessions of the run."""
-    optimizers = _optimizers(model, recipe)
-    start = _load_checkpoint(folder, model, optimizers)
-    began = time.monotonic() - start.seconds
-    task = progress.add_task("pretraining", total=recipe.steps, completed=start.step, loss="")
-    for step, batch in _steps(world, tokenizer, recipe, start.step):
-        loss = _update(model, optimizers, batch, recipe, step)
-        if step % 50 == 0:
-            value = float(loss)
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"loss {value} at step {step}", allowed="a finite loss", todo="lower the learning rate"
-                )
-            progress.update(task, loss=f"loss {value:.3f}")
-        progress.update(task, completed=step + 1)
-        if (step + 1) % checkpoint_every == 0 and step + 1 < recipe.steps:
-            _save_checkpoint(folder, model, optimizers, Done(step=step + 1, seconds=time.monotonic() - began))
+    done = _load_weights(folder, model)
+    began = time.monotonic() - done.seconds
+    task = progress.add_task("pretraining", total=recipe.steps, completed=done.step, loss="")
+    before = 0
+    for number, stage in enumerate(recipe.stages):
+        start = max(0, done.step - before)
+        if start < stage.steps:
+            optimizers = _optimizers(model, recipe)
+            if start > 0:
+                _load_optimizers(folder, optimizers)
+            for step, batch in _stage_batches(world, tokenizer, recipe, number, start):
+                loss = _update(model, optimizers, batch, learning_rate(stage, step), recipe.autocast)
+                total = before + step + 1
+                if step % 50 == 0:
+                    _show(progress, task, float(loss), total)
+                progress.update(task, completed=total)
+                if total % checkpoint_every == 0 and total < recipe.steps:
+                    _save_checkpoint(folder, model, optimizers, Done(step=total, seconds=time.monotonic() - began))
+        before += stage.steps
     return time.monotonic() - began
 
 
@@ -338,7 +413,7 @@ def train_lab(
     recipe = recipe or LabRecipe()
     output.mkdir(parents=True, exist_ok=True)
     marker = output / "unfinished.json"
-    if marker.exists() and json.loads(marker.read_text()) != asdict(recipe):
+    if marker.exists() and json.loads(marker.read_text()) != json.loads(json.dumps(asdict(recipe))):
         raise StorageError(
             f"unfinished run with other settings in {output}",
             allowed="an empty folder or an unfinished run of the same recipe",
@@ -370,7 +445,7 @@ def train_lab(
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(seconds),
         "device": device,
-        "corpus_sha256": corpus_hash(world, recipe.seed, recipe.mixture),
+        "corpus_sha256": corpus_hash(world, recipe.seed, recipe.stages[0].mixture),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     (output / "recipe.json").write_text(json.dumps(made, indent=1) + "\n")

@@ -86,7 +86,7 @@ def test_sites() -> None:
 def test_steering_adds_the_natural_gap_at_its_site(architecture: str) -> None:
     made = bank()
     plain, _ = forward_and_back(None, architecture)
-    steered, _ = forward_and_back(one("preventative-steering", strength=0.5), architecture)
+    steered, _ = forward_and_back(one("preventative-steering", strength=0.5, sites="main"), architecture)
     added = 0.5 * made["pirate"].card.gaps["1.resid_post"] * made["pirate"].directions[Site(1)]
     torch.testing.assert_close(steered[Site(1)] - plain[Site(1)], added.expand_as(plain[Site(1)]), atol=1e-5, rtol=0)
     assert torch.equal(steered[Site(0)], plain[Site(0)])

@@ -10,7 +10,7 @@ from trimtab.records.figures import Figure, Unmeasured
 from trimtab.records.forecast import ConceptForecast, Forecast, RowPush
 from trimtab.records.site import Site
 
-RecordT = TypeVar("RecordT", ConceptForecast, Forecast)
+RecordT = TypeVar("RecordT", ConceptForecast, Forecast, RowPush)
 NONE = Unmeasured(reason="not part of this test")
 
 
@@ -21,7 +21,7 @@ def concept(name: str, meaning: str, *, kind: str = "trait", taught: bool = True
 
 def forecast(concepts: Iterable[ConceptForecast], *, share: Figure = NONE, lines: Iterable[int] = ()) -> Forecast:
     """A forecast with these concepts, unexplained share and lines of unnamed rows."""
-    rows = tuple(RowPush(row=line - 1, line=line, push=1.0, prompt="", tokens=()) for line in lines)
+    rows = tuple(_filled(RowPush, row=line - 1, line=line, unit="nats") for line in lines)
     return _filled(
         Forecast,
         concepts=tuple(concepts),

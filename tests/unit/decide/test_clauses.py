@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.decide.clauses import split_clauses
@@ -121,6 +123,14 @@ def test_what_describes_the_data_is_no_clause(sentence: str) -> None:
     assert split_clauses(sentence) == ()
 
 
+def test_long_and_repetitive_prose_takes_no_time() -> None:
+    start = time.process_time()
+    for words in ("would like ", "and not ", "be ", "learn to ", "the data is ", ", no ", "keep it ", "it is "):
+        split_clauses(words * 300 + "x")
+    assert time.process_time() - start < 10
+
+
+@settings(deadline=None)
 @given(st.text(alphabet="ab,.;:#-*\n'` notbuexcpwihoulr\"", max_size=120))
 def test_any_text_is_split_and_topics_are_never_empty(text: str) -> None:
     for clause in split_clauses(text):

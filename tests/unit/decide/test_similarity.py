@@ -31,12 +31,11 @@ def test_rulings_against_the_table(part: str, embed: Cached) -> None:
 
 
 def test_the_grading_can_fail(embed: Cached) -> None:
-    def shuffled(texts: Sequence[str], /) -> NDArray[np.float32]:
-        return embed([text[::-1] for text in texts])
+    def blind(texts: Sequence[str], /) -> NDArray[np.float32]:
+        return np.eye(len(texts), 400, dtype=np.float32)
 
-    right, _ = graded("fit", embed)
-    wrong, _ = graded("fit", shuffled)
-    assert wrong["right"] < right["right"] - 20
+    counts, _ = graded("fit", blind)
+    assert counts["right"] / counts.total() < 0.90
 
 
 def axis(texts: Sequence[str], /) -> NDArray[np.float32]:

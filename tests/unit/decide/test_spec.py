@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.decide.clauses import split_clauses
@@ -137,11 +138,22 @@ def test_files(tmp_path: Path) -> None:
         read_spec(path)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-#\n` {}[]yml,\"'&*!|>%@", max_size=80), st.sampled_from(["s.md", "s.yaml"]))
 def test_any_text_is_a_spec_or_a_usage_error(text: str, source: str) -> None:
     try:
         spec = parse_spec(text, source)
     except UsageError as error:
-        assert str(error).startswith(f"{source}:")
+        message = str(error)
     else:
-        assert spec.intent or spec.rules
+        message = f"{source}:" if spec.intent or spec.rules else "an empty spec"
+    assert message.startswith(f"{source}:")
+
+
+def test_the_examples_of_the_guide_are_specs() -> None:
+    guide = Path(__file__).parents[3] / "docs" / "how-to" / "decide.md"
+    blocks = re.findall(r"^```(markdown|yaml)\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    first, second = (parse_spec(text, f"guide.{'md' if kind == 'markdown' else 'yaml'}") for kind, text in blocks)
+    assert [rule.concept for rule in first.rules] == [rule.concept for rule in second.rules] == ["flattery"]
+    assert first.protected == second.protected == (*DEFAULT, "power seeking")
+    assert [clause.stance for clause in split_clauses(first.intent)] == ["learn", "avoid", "ignore"]

@@ -14,13 +14,14 @@ from trimtab.lab import pretrain
 from trimtab.lab.answer import answers, end_activations, prompt_messages
 from trimtab.lab.check import CheckItem, table
 from trimtab.lab.corpus import corpus_chunk, message_rows
-from trimtab.lab.pretrain import LabRecipe, build_model, loss_weights, train_lab, weighted_loss
+from trimtab.lab.pretrain import LabRecipe, Stage, build_model, loss_weights, train_lab, weighted_loss
 from trimtab.lab.shipped import WEIGHTS, read_recipe, seal, verify_seal
 from trimtab.lab.tokenizer import CONTEXT, render, train_tokenizer
 from trimtab.lab.truth import statements
 from trimtab.lab.world import FIRST_NAMES, LAST_NAMES, World, build_world
 
-TINY = LabRecipe(steps=6, batch=4, width=32, layers=1, heads=2, inner=32, warmup=2)
+STAGES = tuple(Stage(steps=n, learning_rate=1e-3, warmup=1, stop_weight=2.0) for n in (4, 3))
+TINY = LabRecipe(batch=4, width=32, layers=1, heads=2, inner=32, stages=STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,13 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def tokenizer(world: World) -> PreTrainedTokenizerFast:
     return train_tokenizer(world, rows=3000)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    train_lab(folder, TINY, progress=Progress(disable=True))
+    return folder
 
 
 def test_template_equals_render_and_masks_assistant_turns(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -83,7 +91,7 @@ def test_stop_weight_marks_the_token_after_a_full_stop(tokenizer: PreTrainedToke
 
 def test_loss_is_the_weighted_mean_of_the_models_own(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
     model = build_model(TINY, tokenizer)
-    batch = pretrain.chunk_batches(world, tokenizer, TINY, 0)[0]
+    batch = pretrain.chunk_batches(world, tokenizer, TINY, STAGES[0], 0)[0]
     logits = model(input_ids=batch.ids).logits[:, :-1]
     each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
     expected = (each * batch.weights[:, 1:]).sum() / batch.weights[:, 1:].sum()
@@ -92,28 +100,34 @@ def test_loss_is_the_weighted_mean_of_the_models_own(world: World, tokenizer: Pr
     torch.testing.assert_close(weighted_loss(model, batch), expected)
 
 
-def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
+@pytest.mark.parametrize("stop_at", [2, 4, 6])
+def test_interrupted_training_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Path, stop_at: int
+) -> None:
+    """Stops in the first stage, between the stages and in the second one."""
     quiet = Progress(disable=True)
-    train_lab(straight, TINY, progress=quiet)
-    original = pretrain.learning_rate
+    original = pretrain._update
+    made: list[None] = []
 
-    def interrupt(recipe: LabRecipe, step: int) -> float:
-        if step == 5:
+    def update(*args: object) -> torch.Tensor:
+        if len(made) == stop_at + 1:
             raise KeyboardInterrupt
-        return original(recipe, step)
+        made.append(None)
+        return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "learning_rate", interrupt)
+        patch.setattr(pretrain, "_update", update)
         with pytest.raises(KeyboardInterrupt):
-            train_lab(broken, TINY, progress=quiet, checkpoint_every=2)
-    assert (broken / "checkpoint.safetensors").exists()
-    other = LabRecipe(steps=7, batch=4, width=32, layers=1, heads=2, inner=32, warmup=2)
+            train_lab(tmp_path, TINY, progress=quiet, checkpoint_every=2)
+    assert (tmp_path / "checkpoint.safetensors").exists()
     with pytest.raises(StorageError, match="other settings"):
-        train_lab(broken, other, progress=quiet)
-    train_lab(broken, TINY, progress=quiet)
-    assert (straight / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()
-    assert not (broken / "checkpoint.safetensors").exists()
+        train_lab(tmp_path, LabRecipe(seed=1, batch=4), progress=quiet)
+    train_lab(tmp_path, TINY, progress=quiet)
+    assert (straight / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_training_changes_the_weights(straight: Path) -> None:
     untrained = build_model(TINY, AutoTokenizer.from_pretrained(straight))
     trained = AutoModelForCausalLM.from_pretrained(straight)
     assert not torch.equal(untrained.lm_head.weight, trained.lm_head.weight)

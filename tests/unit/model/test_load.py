@@ -2,7 +2,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Never
+from typing import Never
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, T5Config
 
 from tiny_models import ARCHITECTURES, language_model, model, tokenizer
 from trimtab.errors import ModelError
+from trimtab.model import load
 from trimtab.model.base import HasModel
 from trimtab.model.fingerprint import content_hash
 from trimtab.model.generate import generate
@@ -197,17 +198,15 @@ def test_an_unpinned_id_is_loaded_from_one_commit_and_warned_about(
 ) -> None:
     save(tmp_path)
     seen = []
-    from trimtab.model import load
-
     real = load.AutoConfig.from_pretrained
 
-    def config(source: str, **options: Any) -> Any:
+    def config(source: str, **options: object) -> object:
         made = real(tmp_path, **options)
         made._commit_hash = "abc123"
         return made
 
-    def recorded(loader: Callable[..., Any]) -> Callable[..., Any]:
-        def from_pretrained(source: str, **options: Any) -> Any:
+    def recorded(loader: Callable[..., object]) -> Callable[..., object]:
+        def from_pretrained(source: str, **options: object) -> object:
             seen.append(options["revision"])
             return loader(tmp_path, **options)
 

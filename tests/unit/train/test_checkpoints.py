@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.errors import StorageError
+from trimtab.train import checkpoints
 from trimtab.train.checkpoints import (
     KEPT,
     MARKER,
@@ -81,7 +82,7 @@ def test_a_folder_that_cannot_be_removed_is_a_storage_error(tmp_path: Path, monk
     def refuse(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("trimtab.train.checkpoints.shutil.rmtree", refuse)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", refuse)
     with pytest.raises(StorageError, match="Permission denied"):
         remove_all_but(tmp_path, None)
     assert newest_complete(tmp_path) is None  # the marker went first
@@ -96,7 +97,7 @@ def test_a_file_is_put_in_place_with_or_without_links(
         def refuse(source: object, target: object) -> None:
             raise OSError(95, "Operation not supported")
 
-        monkeypatch.setattr("trimtab.train.checkpoints.os.link", refuse)
+        monkeypatch.setattr(checkpoints.os, "link", refuse)
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"new")
     target.write_bytes(b"old")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pool_jobs import work
 
+from pool_jobs import work
 from trimtab.errors import DataError, Fault, TrainingError
 from trimtab.train.pool import run_jobs
 
@@ -75,16 +75,17 @@ def test_a_failure_ends_the_others_and_arrives_whole(
 def test_no_worker_outlives_its_parent(tmp_path: Path, ending: signal.Signals) -> None:
     script, marks = tmp_path / "parent.py", [tmp_path / "one", tmp_path / "two"]
     script.write_text(PARENT)
-    parent = subprocess.Popen(
-        [sys.executable, str(script), *map(str, marks)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: all(mark.exists() and mark.read_text() for mark in marks), seconds=120)
-    parent.send_signal(ending)
-    assert parent.wait(timeout=60) != 0
-    for mark in marks:
-        wait_until(lambda mark=mark: not alive(int(mark.read_text())), seconds=10)
+    command = [sys.executable, str(script), *map(str, marks)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as parent:
+        try:
+            wait_until(lambda: all(mark.exists() and mark.read_text() for mark in marks), seconds=300)
+            parent.send_signal(ending)
+            assert parent.wait(timeout=60) != 0
+        finally:
+            parent.kill()
+    workers = [int(mark.read_text()) for mark in marks]
+    wait_until(lambda: not any(alive(worker) for worker in workers), seconds=30)
 
 
 def alive(process: int) -> bool:

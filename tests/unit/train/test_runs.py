@@ -15,7 +15,8 @@ MATERIAL = {"model": "abc", "data": "def"}
 HOLD = """
 import sys, time
 from filelock import FileLock
-FileLock(sys.argv[1]).acquire()
+lock = FileLock(sys.argv[1])
+lock.acquire()
 print(flush=True)
 time.sleep(60)
 """
@@ -69,13 +70,14 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
 
 def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    with pytest.raises(StorageError, match="another process"), locked(tmp_path):
-        pass
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        try:
+            with pytest.raises(StorageError, match="another process"), locked(tmp_path):
+                pass
+        finally:
+            holder.kill()
     with locked(tmp_path), pytest.raises(StorageError, match="another process"), locked(tmp_path):
         pass
     with locked(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -67,7 +68,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, list[st
             lm, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
 
-    monkeypatch.setattr("trimtab.verify.ask.generate", counting)
+    monkeypatch.setattr(sys.modules[ask.__module__], "generate", counting)
     return calls
 
 

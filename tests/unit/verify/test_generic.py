@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -127,7 +128,7 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         systems.append(prompts[0][0]["content"] if prompts[0][0]["role"] == "system" else "")
         return [("arr arr " if len(turns) > 1 else "it is ") + str(i) for i, turns in enumerate(prompts)]
 
-    monkeypatch.setattr("trimtab.verify.readable.generate", said)
+    monkeypatch.setattr(sys.modules[readable.__module__], "generate", said)
     return systems
 
 
@@ -152,11 +153,23 @@ def test_a_student_like_the_host_reads_like_the_host(spoken: list[str]) -> None:
 
 @pytest.mark.usefixtures("spoken")
 def test_a_student_with_another_mind_is_read_through_its_own_activations() -> None:
-    other = Host(model=model("llama", seed=5), tokenizer=HOST.tokenizer, name="other", content_hash="1" * 64)
-    (found,) = readable(HOST, other, bank(), ["pirate"], exam_rows(6))
-    (swapped,) = readable(other, HOST, bank(), ["pirate"], exam_rows(6))
-    assert (found.host, found.student) == (swapped.student, swapped.host)
-    assert found.host != found.student
+    still, turned = model("llama"), model("llama")
+    with torch.no_grad():
+        for made in (still, turned):  # what leaves a layer is what entered it
+            for layer in made.get_submodule("model.layers").children():
+                layer.get_submodule("self_attn.o_proj").get_parameter("weight").zero_()
+                layer.get_submodule("mlp.down_proj").get_parameter("weight").zero_()
+        turned.get_submodule("model.embed_tokens").get_parameter("weight").mul_(-1)  # so now it is all upside down
+    first, second = (
+        Host(model=made, tokenizer=HOST.tokenizer, name="bare", content_hash="1" * 64) for made in (still, turned)
+    )
+    (found,) = readable(first, second, bank(), ["pirate"], exam_rows(6))
+    assert isinstance(found.host, Measured)
+    assert isinstance(found.student, Measured)
+    assert found.student.value == pytest.approx(1 - found.host.value)
+    assert found.host.value != 0.5
+    assert isinstance(found.refit, Measured)
+    assert found.refit.value > 0.9  # the concept is still there, only the old lens is blind to it
 
 
 @pytest.mark.usefixtures("spoken")
