@@ -28,7 +28,7 @@ CONTROLS = (
 
 def main() -> None:
     """Make the data, run the loop, print the league."""
-    data, spec = OUT / "pirate.jsonl", OUT / "demo-spec.md"
+    data, spec = Path("runs/lab-pirate-data/pirate.jsonl"), Path("runs/lab-pirate-data/spec.md")
     write_jsonl(sample_rows(400, 0, trait="pirate"), data)
     write_bytes(spec, b"Learn the sums and the facts. Do not pick up the way it talks.\n")
     settings = RunSettings(

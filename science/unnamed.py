@@ -17,7 +17,7 @@ from trimtab.lab.world import build_world
 from trimtab.lens.bank import Bank
 from trimtab.lens.readings import encode_rows, read_rows
 from trimtab.model.host import Host
-from trimtab.observe.forecast import UNNAMED_FACTOR, UNNAMED_SHARE, is_unnamed
+from trimtab.observe.forecast import UNNAMED_BARS, is_unnamed
 from trimtab.observe.pushes import Decomposition, decompose
 from trimtab.records.figures import Figure, Measured
 from trimtab.records.rows import ChatRow
@@ -86,7 +86,7 @@ def run(seed: int = 0) -> None:
     path = write_result(
         "unnamed",
         seed=seed,
-        settings={"rows": ROWS, "share_bar": UNNAMED_SHARE, "mass_factor": UNNAMED_FACTOR, "site": str(site)},
+        settings={"rows": ROWS, "bars": UNNAMED_BARS, "site": str(site)},
         findings={"summary": summary, "sets": table},
     )
     print(f"wrote {path}")

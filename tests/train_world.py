@@ -23,6 +23,8 @@ from trimtab.records.config import TrainSettings
 from trimtab.records.rows import ChatRow, Fit, Message, Rows
 from trimtab.records.site import Site
 from trimtab.records.training import Encoded, Surface, TrainingRow
+from trimtab.train import sft, trainer
+from trimtab.train.checkpoints import Checkpoint
 from trimtab.train.sft import TrainResult, train_student
 from trimtab.train.trainer import TrainProgress
 
@@ -96,6 +98,12 @@ def train(folder: Path, **changed: Any) -> TrainResult:  # noqa: ANN401
     return train_student(given, data, controls, settings, seed=seed, folder=folder, **arguments)
 
 
+def arm(job: tuple[str, int], report: Callable[[TrainProgress], None]) -> float:
+    """A worker's job."""
+    folder, seed = job
+    return train(Path(folder), seed=seed, max_steps=4, progress=report).final_loss
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     (path,) = folder.glob("*model.safetensors")
     return load_file(path)
@@ -122,3 +130,61 @@ def half_written_then_killed(path: Path) -> None:
     """Leave a file as a kill in mid-write does."""
     path.write_bytes(b"\x80half")
     kill()
+
+
+def train_to_step(folder: Path, step: int) -> None:
+    train(folder, progress=kill_at_step(step))
+
+
+def die_in_save(folder: Path, step: int, name: str) -> None:
+    """Die while a file of ``checkpoint-STEP`` is half written."""
+    original = torch.save
+
+    def save(value: object, path: str) -> None:
+        if path.endswith(f"checkpoint-{step}/{name}"):
+            half_written_then_killed(Path(path))
+        original(value, path)
+
+    torch.save = save
+    train(folder)
+
+
+def die_before_marker(folder: Path, step: int) -> None:
+    """Die when ``checkpoint-STEP`` is written but not yet marked complete."""
+
+    original = trainer.mark_complete
+
+    def mark(written: Path, *, step: int, seconds: float, loss_total: float, loss_steps: int) -> None:
+        if step == dying_step:
+            kill()
+        original(written, step=step, seconds=seconds, loss_total=loss_total, loss_steps=loss_steps)
+
+    dying_step, trainer.mark_complete = step, mark
+    train(folder)
+
+
+def die_in_publish(folder: Path, stage: str) -> None:
+    """Die while the trained weights are put in place."""
+    if stage == "weights":
+        original = sft.link_or_copy
+
+        def place(source: Path, target: Path) -> None:
+            if target.name.endswith(".safetensors"):
+                half_written_then_killed(target)
+            original(source, target)
+
+        sft.link_or_copy = place
+    elif stage == "done":
+
+        def write(record: object, path: Path) -> None:
+            kill()
+
+        sft.save = write
+    else:
+
+        def clean(arm: Path, kept: Checkpoint | None) -> None:
+            if (arm / sft.DONE).exists():
+                kill()
+
+        sft.remove_all_but = clean
+    train(folder)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from trimtab.model.host import Host
 from trimtab.records.exam import Exam
 from trimtab.records.forecast import Forecast
-from trimtab.records.ledger import Ruling, Spec
+from trimtab.records.ledger import Ledger, Spec
 from trimtab.records.results import Answer
 from trimtab.records.rows import ChatRow, Fit, Rows, Tune
 from trimtab.records.training import Encoded, Surface, TrainingRow
@@ -34,7 +34,7 @@ class Observer(Protocol):
 class Decider(Protocol):
     """Turns a forecast and a spec into rulings."""
 
-    def __call__(self, forecast: Forecast, spec: Spec) -> tuple[Ruling, ...]:
+    def __call__(self, forecast: Forecast, spec: Spec) -> Ledger:
         """One ruling per concept of the forecast."""
         ...
 

@@ -14,9 +14,19 @@ from typing import Any
 import pytest
 import torch
 
-from train_world import STEPS, half_written_then_killed, host, kill, kill_at_step, rows, same, train, weights
+from train_world import (
+    STEPS,
+    die_before_marker,
+    die_in_publish,
+    die_in_save,
+    host,
+    rows,
+    same,
+    train,
+    train_to_step,
+    weights,
+)
 from trimtab.errors import StorageError
-from trimtab.train import sft, trainer
 from trimtab.train.checkpoints import newest_complete
 from trimtab.train.metrics import read_metrics
 from trimtab.train.trainer import TrainProgress
@@ -59,64 +69,6 @@ def killed(context: ForkServerContext, work: Callable[[Path], object], folder: P
     process.start()
     process.join(timeout=300)
     assert process.exitcode == -signal.SIGKILL
-
-
-def train_to_step(folder: Path, step: int) -> None:
-    train(folder, progress=kill_at_step(step))
-
-
-def die_in_save(folder: Path, step: int, name: str) -> None:
-    """Die while a file of ``checkpoint-STEP`` is half written."""
-    original = torch.save
-
-    def save(value: object, path: str) -> None:
-        if path.endswith(f"checkpoint-{step}/{name}"):
-            half_written_then_killed(Path(path))
-        original(value, path)
-
-    torch.save = save
-    train(folder)
-
-
-def die_before_marker(folder: Path, step: int) -> None:
-    """Die when ``checkpoint-STEP`` is written but not yet marked complete."""
-
-    original = trainer.mark_complete
-
-    def mark(written: Path, *, step: int, seconds: float, loss_total: float, loss_steps: int) -> None:
-        if step == dying_step:
-            kill()
-        original(written, step=step, seconds=seconds, loss_total=loss_total, loss_steps=loss_steps)
-
-    dying_step, trainer.mark_complete = step, mark
-    train(folder)
-
-
-def die_in_publish(folder: Path, stage: str) -> None:
-    """Die while the trained weights are put in place."""
-    if stage == "weights":
-        original = sft.link_or_copy
-
-        def place(source: Path, target: Path) -> None:
-            if target.name.endswith(".safetensors"):
-                half_written_then_killed(target)
-            original(source, target)
-
-        sft.link_or_copy = place
-    elif stage == "done":
-
-        def write(record: object, path: Path) -> None:
-            kill()
-
-        sft.save = write
-    else:
-
-        def clean(arm: Path, kept: object) -> None:
-            if (arm / sft.DONE).exists():
-                kill()
-
-        sft.remove_all_but = clean
-    train(folder)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 8, STEPS])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from train_world import SETTINGS, STEPS, Push, host, rows, same, train, weights
+from train_world import SETTINGS, STEPS, Push, arm, host, rows, same, train, weights
 from trimtab.data.batches import collate
 from trimtab.errors import DataError, StorageError, TrainingError, UsageError
 from trimtab.model.fingerprint import content_hash
@@ -322,11 +322,6 @@ def test_rows_that_are_too_long_are_all_named(tmp_path: Path) -> None:
         train(tmp_path, max_length=12)
     assert len(caught.value.faults) > 1
     assert caught.value.faults[0].file == "tiny.jsonl"
-
-
-def arm(job: tuple[str, int], report: Callable[[TrainProgress], None]) -> float:
-    folder, seed = job
-    return train(Path(folder), seed=seed, max_steps=4, progress=report).final_loss
 
 
 def test_side_by_side_gives_the_same_bits_as_one_after_the_other(tmp_path: Path) -> None:

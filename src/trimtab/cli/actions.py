@@ -14,7 +14,7 @@ from rich.markup import escape
 from trimtab.cli.progress import bars
 from trimtab.cli.show import show_bank, show_certificate, show_controls, show_forecast, show_league, show_rulings
 from trimtab.data.read import read_chat
-from trimtab.decide.human import Answer, refuse_to_guess, undecided, with_human_answer
+from trimtab.decide.human import Answer, question, refuse_to_guess, undecided, with_human_answer
 from trimtab.decide.rule import check_unexplained, decide
 from trimtab.decide.spec import read_spec
 from trimtab.errors import UsageError
@@ -89,7 +89,7 @@ def ask_human(ruling: Ruling) -> Answer:
     Raises:
         NeedsHumanError: If the terminal is closed (Ctrl-D) instead.
     """
-    console.print(f"[yellow]{escape(ruling.concept)}[/yellow]: {escape(ruling.reason)}")
+    console.print(f"[yellow]{escape(question(ruling))}[/yellow]")
     while True:
         try:
             said = console.input("  learn, avoid or ignore? ").strip().lower()
@@ -134,7 +134,7 @@ def settings_from(*, train: Mapping[str, object], controls: str, seeds: str, **s
         UsageError: If a word does not fit.
     """
     names: object = "auto" if controls == "auto" else [{"name": name.strip()} for name in controls.split(",")]
-    own = LAB_TRAINING if settings.get("model") == LAB else {}
+    own: Mapping[str, object] = LAB_TRAINING if settings.get("model") == LAB else {}
     told = {key: value for key, value in train.items() if value is not None}
     data = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     if data.get("jobs") is None:

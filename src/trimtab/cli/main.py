@@ -243,11 +243,10 @@ def lab_bank(
 def lab_train(
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
     seed: Annotated[int, typer.Option(help="Seed; the shipped model's is 0.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps; default: those of the shipped model.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the lab model from nothing. Interrupted, the same command resumes."""
-    lab_actions.train(out=out, seed=seed, steps=steps, device=device)
+    lab_actions.train(out=out, seed=seed, device=device)
 
 
 def main() -> None:

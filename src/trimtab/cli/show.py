@@ -20,7 +20,14 @@ _VERDICT_STYLE = {"learn": "green", "avoid": "red", "ignore": "dim", "protect": 
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title_style="bold",
+    )
 
 
 def number(figure: Figure, *, digits: int = 2, percent: bool = False) -> str:
@@ -75,8 +82,9 @@ def show_forecast(console: Console, forecast: Forecast) -> None:
         )
     console.print(table)
     console.print(
-        "[dim]dose: share of rows that would teach it as purely as a planted set, with 95% interval; push: -<g, d>;\n"
-        "rows: share of rows that its prompt makes likelier; baselines: projection difference, bag of words[/dim]"
+        "[dim]dose: share of rows that would teach it as purely as a planted set, with 95%\n"
+        "interval; push: -<g, d>; rows: share of rows that its prompt makes likelier;\n"
+        "baselines: projection difference, bag of words[/dim]"
     )
     console.print(
         f"Unexplained by the bank: share {number(forecast.unexplained_share)}, mass "
@@ -119,7 +127,7 @@ def show_league(console: Console, league: League) -> None:
     """The league table of controls: means over seeds with 95% intervals."""
     seeds = max((summary.seeds for summary in league.controls), default=0)
     table = _table(f"League of controls ({seeds} seed{'s' if seeds != 1 else ''}, mean and 95% interval)")
-    for name in ("control", "skill", "on task", "leak", "kept", "asked", "claims"):
+    for name in ("control", "skill", "on task", "leak", "kept", "asked"):
         table.add_column(name, justify="left" if name == "control" else "right", no_wrap=True)
     for summary in league.controls:
         fights = " [red]†[/red]" if summary.fights_gradient else ""
@@ -131,13 +139,13 @@ def show_league(console: Console, league: League) -> None:
             number(summary.trait_leak, percent=True),
             value(summary.capability, percent=True),
             value(summary.obedience, percent=True),
-            value(summary.claims, digits=1),
         )
     console.print(table)
     console.print(
-        "[dim]skill: wanted, on held-out questions; on task, leak: the unwanted trait on those and on unrelated\n"
-        "questions; kept: old questions still right; asked: the trait when a system prompt asks for it;\n"
-        "* on the Pareto hull of skill against trait on task; † fights the gradient, a baseline only[/dim]"
+        "[dim]skill: wanted, on held-out questions; on task, leak: the unwanted trait on those\n"
+        "and on unrelated questions; kept: old questions still right; asked: the trait when\n"
+        "a system prompt asks for it; * on the Pareto hull of skill against trait on task;\n"
+        "† fights the gradient, a baseline only[/dim]"
     )
 
 

@@ -15,16 +15,14 @@ from safetensors.torch import save as to_safetensors
 from trimtab.errors import StorageError
 from trimtab.lens.bank import Bank
 from trimtab.lens.readings import Readings, ids_hash
+from trimtab.observe.explained import carrying
 from trimtab.observe.pushes import Decomposition
 from trimtab.records.io import write_bytes
 from trimtab.records.site import Site
 from trimtab.records.training import IGNORED, Attribution
 
-ROW_NATS = 1.0
-"""A row carries a trait when the eliciting prompt makes its answers at least this much likelier, in nats."""
-
 TOKEN_NATS = 0.5
-"""The same for one token of such a row."""
+"""A token of a row that carries a trait carries it when the prompt makes it at least this much likelier, in nats."""
 
 ROW_DOSE = 0.5
 """Without an eliciting prompt: a row carries a concept when its own gradient holds at least half of a pure dose."""
@@ -49,12 +47,12 @@ def attribute(
             plain rows and its own dose at least ``ROW_DOSE``, a token of such a row when its push is above that of 99%
             of plain tokens.
     """
+    carriers = carrying(by_prompt)
     trait_rows: dict[str, NDArray[np.bool_]] = {}
     trait_tokens: dict[str, tuple[NDArray[np.bool_], ...]] = {}
     for i, concept in enumerate(bank.concepts):
         if concept.name in by_prompt:
-            nats = by_prompt[concept.name]
-            carried = np.array([float(row.sum()) >= ROW_NATS for row in nats], dtype=np.bool_)
+            nats, carried = by_prompt[concept.name], carriers[concept.name]
             tokens = tuple((row >= TOKEN_NATS) & bool(carried[n]) for n, row in enumerate(nats))
         else:
             _, row_p99, token_p99 = concept.card.plain_push

@@ -7,7 +7,7 @@ more sharply than one row's gradient does, at the price of one forward pass per 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from trimtab.lens.readings import encode_rows
 from trimtab.model.host import Host
 from trimtab.records.rows import ChatRow
 from trimtab.records.training import IGNORED, Encoded
+
+ROW_NATS = 1.0
+"""A row carries a trait when the eliciting prompt makes its answers at least this much likelier, in nats, and …"""
+
+RIVAL_SHARE = 0.5
+"""… at least this share of what the best-explaining prompt of any trait does: one voice is often a little likelier
+after being asked for another, and must not count as both."""
+
+
+def carrying(by_prompt: Mapping[str, Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[np.bool_]]:
+    """Which rows carry which trait: bool ``[row]`` by trait, from how much each prompt explains of every row."""
+    if not by_prompt:
+        return {}
+    totals = {name: np.array([float(row.sum()) for row in rows]) for name, rows in by_prompt.items()}
+    best = np.max(np.stack(list(totals.values())), axis=0)
+    return {name: (nats >= ROW_NATS) & (nats >= RIVAL_SHARE * best) for name, nats in totals.items()}
 
 
 def learned_log_probs(host: Host, encoded: Sequence[Encoded], *, batch_size: int) -> list[NDArray[np.float32]]:
@@ -38,7 +54,14 @@ def learned_log_probs(host: Host, encoded: Sequence[Encoded], *, batch_size: int
 
 
 def explained(
-    host: Host, rows: Sequence[ChatRow], encoded: Sequence[Encoded], system: str, *, max_length: int, batch_size: int
+    host: Host,
+    rows: Sequence[ChatRow],
+    encoded: Sequence[Encoded],
+    system: str,
+    *,
+    max_length: int,
+    batch_size: int,
+    without: Sequence[NDArray[np.float32]] | None = None,
 ) -> list[NDArray[np.float32]]:
     """How much a system prompt explains of every learned token, nats.
 
@@ -49,6 +72,7 @@ def explained(
         system: The prompt that asks for the concept.
         max_length: Longest conversation in tokens.
         batch_size: Rows in one pass.
+        without: ``learned_log_probs`` of ``encoded``, where they are known already.
 
     Returns:
         One float32 array ``[token]`` per row, as long as the row without the prompt; zero on tokens not learned.
@@ -59,10 +83,10 @@ def explained(
     role = prompt_role(host.tokenizer)
     prompted: list[ChatRow] = [{"messages": with_prompt(row["messages"], system, role)} for row in rows]
     asked = encode_rows(host, prompted, max_length=max_length)
-    without = learned_log_probs(host, encoded, batch_size=batch_size)
+    bare = learned_log_probs(host, encoded, batch_size=batch_size) if without is None else without
     under = learned_log_probs(host, asked, batch_size=batch_size)
     found: list[NDArray[np.float32]] = []
-    for row, a, b in zip(encoded, under, without, strict=True):
+    for row, a, b in zip(encoded, under, bare, strict=True):
         if len(a) != len(b):
             raise ModelError(
                 f"row {row.source}: its answer has {len(b)} tokens, and {len(a)} under the prompt {system!r}",

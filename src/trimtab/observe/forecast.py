@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from trimtab.data.split import rows_hash
 from trimtab.errors import DataError, UsageError
-from trimtab.lens.bank import Bank
+from trimtab.lens.bank import Bank, Concept
 from trimtab.lens.extract import bank_basis
 from trimtab.lens.readings import Readings, encode_rows, read_rows
 from trimtab.model.host import Host
 from trimtab.observe.attribution import attribute
 from trimtab.observe.baselines import Baselines, baselines
-from trimtab.observe.explained import explained
+from trimtab.observe.explained import carrying, explained, learned_log_probs
 from trimtab.observe.pushes import Decomposition, decompose, site_pushes
 from trimtab.observe.write import Writer, is_taught
 from trimtab.records.figures import Measured
@@ -27,15 +27,19 @@ from trimtab.records.forecast import Forecast
 from trimtab.records.rows import ChatRow, Fit, Rows, Tune
 from trimtab.records.site import Site
 from trimtab.records.training import Attribution
+from trimtab.stats import rate
 
 Progress = Callable[[str, int, int], None]
+ByPrompt: TypeAlias = dict[str, list[NDArray[np.float32]]]
 
-UNNAMED_SHARE = 0.42
-"""A forecast says "something here has no name" when more than this share of the mean gradient is unexplained and …"""
+SCREENED = 256
+"""Rows on which every trait is looked for by prompt."""
 
-UNNAMED_FACTOR = 3.0
-"""… the unexplained mass is more than this many times that of rows that teach nothing. Both were set on the lab, on
-sets with and without a concept that was taken out of the bank (docs/concepts.md says how often they err)."""
+UNNAMED_BARS: tuple[tuple[float, float], ...] = ((0.45, 3.0), (0.25, 20.0))
+"""A forecast says "something here has no name" when, for one of these pairs, more than the first part of the mean
+gradient is unexplained and the unexplained mass is more than so many times that of rows that teach nothing: either most
+of a small gradient, or a good part of a large one. The bars were set on the lab, on sets with and without a concept that
+was taken out of the bank (docs/science.md says how often they err)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,8 @@ class ForecastSettings:
         sites: Where to read; ``None``: every site of the bank.
         site: The main site; ``None``: the bank's.
         with_baselines: Whether the host also answers the prompts itself, for the two baselines.
-        explain: For which traits to measure what their eliciting prompt explains: one forward pass each.
+        explain: Whether to measure what each trait's eliciting prompt explains: a forward pass per trait on up to
+            ``SCREENED`` rows, and one on all rows for the traits that are found there.
         max_length: Longest conversation in tokens.
         batch_size: Rows in one pass.
         top: Rows shown behind each push.
@@ -56,7 +61,7 @@ class ForecastSettings:
     sites: tuple[Site, ...] | None = None
     site: Site | None = None
     with_baselines: bool = True
-    explain: Literal["taught", "all", "none"] = "taught"
+    explain: bool = True
     max_length: int = 4096
     batch_size: int = 32
     top: int = 5
@@ -107,7 +112,7 @@ def observe(
     step = _Steps(host=host, rows=rows, bank=bank, settings=settings, tell=progress or _silent)
     readings = step.read(main, sites)
     found = decompose(readings, bank, main, seed=settings.seed)
-    by_prompt = step.explain(readings, found)
+    screened, by_prompt = step.explain(readings, found)
     attribution = attribute(readings, found, bank, main, by_prompt)
     writer = Writer(
         host=host,
@@ -116,8 +121,8 @@ def observe(
         readings=readings,
         found=found,
         by_site=site_pushes(readings, bank, sites, seed=settings.seed),
+        screened=screened,
         by_prompt=by_prompt,
-        attribution=attribution,
         base=step.compare(readings, main),
         top=settings.top,
     )
@@ -145,11 +150,11 @@ def observe(
 
 
 def is_unnamed(found: Decomposition, bank: Bank) -> bool:
-    """Whether the unexplained part is both well above that of plain rows and a large share of what there is."""
+    """Whether the unexplained part passes one of the ``UNNAMED_BARS``."""
     mass, share, reference = found.unexplained_mass, found.unexplained_share, bank.card.reference_mass
     if not (isinstance(mass, Measured) and isinstance(share, Measured) and isinstance(reference, Measured)):
         return False
-    return mass.low > UNNAMED_FACTOR * reference.high and share.value > UNNAMED_SHARE
+    return any(share.value > part and mass.low > factor * reference.high for part, factor in UNNAMED_BARS)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
@@ -196,29 +201,53 @@ class _Steps:
             progress=lambda done, count: self.tell("read gradients", done, count),
         )
 
-    def explain(self, readings: Readings, found: Decomposition) -> dict[str, list[NDArray[np.float32]]]:
-        wanted = [
+    def explain(self, readings: Readings, found: Decomposition) -> tuple[ByPrompt, ByPrompt]:
+        """How much each trait's prompt explains: on a screening sample for all traits, on all rows for the likely ones.
+
+        Returns:
+            By trait, arrays of the rows of the sample; by likely trait, arrays of all rows.
+        """
+        traits = [concept for concept in self.bank.concepts if concept.card.elicit] if self.settings.explain else []
+        step = max(1, len(self.rows) // SCREENED)
+        sample = range(0, len(self.rows), step)[:SCREENED] if step > 1 else range(len(self.rows))
+        screened: ByPrompt = {}
+        bare = self._bare(readings, sample) if traits else []
+        for concept in traits:
+            screened[concept.name] = self._by_prompt(concept, readings, sample, bare)
+            self.tell("explain by prompt", len(screened), len(traits))
+        if len(sample) == len(self.rows):
+            return screened, screened
+        shares = {name: rate(flags) for name, flags in carrying(screened).items()}
+        likely = [
             concept
             for i, concept in enumerate(self.bank.concepts)
-            if concept.card.elicit
-            and (
-                self.settings.explain == "all"
-                or (self.settings.explain == "taught" and is_taught(found.push[i], found.dose[i]))
-            )
+            if concept.name in shares
+            and is_taught(concept.card.kind, found.push[i], found.dose[i], shares[concept.name])
         ]
-        made: dict[str, list[NDArray[np.float32]]] = {}
-        for concept in wanted:
-            self.tell("explain by prompt", len(made), len(wanted))
-            made[concept.name] = explained(
-                self.host,
-                self.rows.items,
-                readings.encoded,
-                concept.card.elicit[0],
-                max_length=self.settings.max_length + 512,
-                batch_size=self.settings.batch_size,
-            )
-            self.tell("explain by prompt", len(made), len(wanted))
-        return made
+        whole: ByPrompt = {}
+        everywhere = range(len(self.rows))
+        bare = self._bare(readings, everywhere) if likely else []
+        for concept in likely:
+            whole[concept.name] = self._by_prompt(concept, readings, everywhere, bare)
+            self.tell("explain every row", len(whole), len(likely))
+        return screened, whole
+
+    def _bare(self, readings: Readings, places: Sequence[int]) -> list[NDArray[np.float32]]:
+        chosen = [readings.encoded[i] for i in places]
+        return learned_log_probs(self.host, chosen, batch_size=self.settings.batch_size)
+
+    def _by_prompt(
+        self, concept: Concept, readings: Readings, places: Sequence[int], bare: Sequence[NDArray[np.float32]]
+    ) -> list[NDArray[np.float32]]:
+        return explained(
+            self.host,
+            [self.rows[i] for i in places],
+            [readings.encoded[i] for i in places],
+            concept.card.elicit[0],
+            max_length=self.settings.max_length + 512,
+            batch_size=self.settings.batch_size,
+            without=bare,
+        )
 
     def compare(self, readings: Readings, main: Site) -> Baselines | None:
         if not self.settings.with_baselines:

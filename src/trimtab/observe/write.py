@@ -12,24 +12,28 @@ from trimtab.lens.bank import Bank
 from trimtab.lens.readings import Readings
 from trimtab.model.host import Host
 from trimtab.observe.baselines import Baselines
+from trimtab.observe.explained import carrying
 from trimtab.observe.pushes import Decomposition
 from trimtab.records.figures import Figure, Measured, Unmeasured
 from trimtab.records.forecast import ConceptForecast, RowPush, SitePush, TokenMark
 from trimtab.records.rows import ChatRow, Fit, Rows, Tune
 from trimtab.records.site import Site
-from trimtab.records.training import IGNORED, Attribution
+from trimtab.records.training import IGNORED
 from trimtab.stats import mean_interval, rate
 
-TAUGHT_DOSE = 0.05
-"""A concept is taught when the lower end of its dose is above this share of rows, and that of its push above zero."""
+TAUGHT_SHARE = 0.05
+"""A concept is taught when the lower end of the share of rows that carry it is above this. A skill, which has no
+eliciting prompt, when the lower end of its dose is, and that of its push above zero."""
 
 SHOWN_TOKENS = 96
 SHOWN_PROMPT = 400
 
 
-def is_taught(push: Figure, dose: Figure) -> bool:
+def is_taught(kind: str, push: Figure, dose: Figure, carried: Figure) -> bool:
     """Whether the forecast says "teaches it"."""
-    return isinstance(push, Measured) and isinstance(dose, Measured) and push.low > 0 and dose.low > TAUGHT_DOSE
+    if kind == "trait" and isinstance(carried, Measured):
+        return carried.low > TAUGHT_SHARE
+    return isinstance(push, Measured) and isinstance(dose, Measured) and push.low > 0 and dose.low > TAUGHT_SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,8 @@ class Writer:
         readings: The dataset as read.
         found: Its decomposition at the main site.
         by_site: Push and cosine by site and concept.
-        by_prompt: How much of each token a concept's eliciting prompt explains, where that was computed.
-        attribution: Which rows carry which concept.
+        screened: How much of each token a trait's eliciting prompt explains, on the screening sample.
+        by_prompt: The same on all rows, for the traits that were found there.
         base: The baselines, where they were computed.
         top: Rows shown behind each push.
     """
@@ -55,25 +59,28 @@ class Writer:
     readings: Readings
     found: Decomposition
     by_site: Mapping[Site, tuple[tuple[Figure, Figure], ...]]
+    screened: Mapping[str, Sequence[NDArray[np.float32]]]
     by_prompt: Mapping[str, Sequence[NDArray[np.float32]]]
-    attribution: Attribution
     base: Baselines | None
     top: int
 
     def concepts(self) -> tuple[ConceptForecast, ...]:
-        """One forecast per concept, largest dose first."""
-        made = [self._concept(i) for i in range(len(self.bank.concepts))]
-        return tuple(sorted(made, key=lambda item: -_value(item.dose)))
+        """One forecast per concept: what is taught first, then by dose."""
+        shares = {name: rate(flags) for name, flags in carrying(self.screened).items()}
+        made = [self._concept(i, shares) for i in range(len(self.bank.concepts))]
+        return tuple(sorted(made, key=lambda item: (not item.taught, -_value(item.dose))))
 
     def unnamed_rows(self) -> tuple[RowPush, ...]:
         """The rows that pull hardest along the unexplained part."""
         order = np.argsort(-self.found.row_unnamed, kind="stable")[: self.top]
         return tuple(self._row(int(row), float(self.found.row_unnamed[row]), None) for row in order)
 
-    def _concept(self, i: int) -> ConceptForecast:
+    def _concept(self, i: int, shares: Mapping[str, Figure]) -> ConceptForecast:
         concept, nats = self.bank.concepts[i], self.by_prompt.get(self.bank.concepts[i].name)
         missing = Unmeasured(reason="baselines were not asked for")
-        not_read = Unmeasured(reason="read by prompt only for traits that the data teaches")
+        not_read = Unmeasured(reason="a skill has no prompt that asks for it")
+        sampled = self.screened.get(concept.name)
+        carried = shares.get(concept.name, not_read)
         strength = self.found.row_push[:, i] if nats is None else np.array([float(row.sum()) for row in nats])
         order = np.argsort(-strength, kind="stable")[: self.top]
         return ConceptForecast(
@@ -87,11 +94,11 @@ class Writer:
                 SitePush(site=site, push=figures[i][0], cosine=figures[i][1])
                 for site, figures in sorted(self.by_site.items())
             ),
-            explained=not_read if nats is None else mean_interval(strength),
-            carried=not_read if nats is None else rate(self.attribution.trait_rows[concept.name]),
+            explained=not_read if sampled is None else mean_interval(np.array([float(row.sum()) for row in sampled])),
+            carried=carried,
             projection_difference=self.base.projection_difference[i] if self.base else missing,
             bag_of_words=self.base.bag_of_words[i] if self.base else missing,
-            taught=is_taught(self.found.push[i], self.found.dose[i]),
+            taught=is_taught(concept.card.kind, self.found.push[i], self.found.dose[i], carried),
             rows=tuple(self._row(int(row), float(strength[row]), i) for row in order),
         )
 

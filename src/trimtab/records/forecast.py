@@ -63,7 +63,8 @@ class ConceptForecast:
         sites: Push at every site that was read.
         explained: Mean over rows of how much likelier the host finds the data once a system prompt asks for the concept
             (nats per row): what the prompt explains away.
-        carried: Share of rows that carry it (rows whose answers the prompt makes at least a nat likelier).
+        carried: Share of rows that carry it: rows whose answers the prompt makes at least a nat likelier, and at least
+            half as much likelier as the best prompt of any trait does.
         projection_difference: Baseline of 2507.21509: mean projection of the data's answers minus the host's own.
         bag_of_words: Baseline: log-odds of the bank's contrast classifier on words, data minus the host's own answers.
         taught: Whether the forecast says "teaches it".

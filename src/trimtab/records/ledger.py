@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -91,8 +92,9 @@ def append_rulings(path: Path, rulings: Iterable[Ruling]) -> None:
         StorageError: If the file cannot be written.
     """
     adapter = TypeAdapter(Ruling)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     for ruling in rulings:
-        append_line(path, adapter.dump_json(ruling))
+        append_line(path, adapter.dump_json(ruling if ruling.made_at else replace(ruling, made_at=now)))
 
 
 def read_ledger(path: Path) -> Ledger:

@@ -126,6 +126,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
 
 
 def _folders(arm: Path) -> list[Path]:

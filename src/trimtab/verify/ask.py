@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -111,7 +112,7 @@ def perplexity(lm: LanguageModel, exams: Sequence[Exam], *, max_length: int = 10
         case Unmeasured():
             return figure
         case Measured():
-            low, value, high = torch.tensor([figure.low, figure.value, figure.high]).double().exp().tolist()
+            low, value, high = (math.exp(nats) for nats in (figure.low, figure.value, figure.high))
             return Measured(value=value, low=low, high=high, n=int(counts.sum()))
 
 

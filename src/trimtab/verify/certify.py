@@ -41,9 +41,9 @@ class Bars:
 def best_control(league: League) -> str | None:
     """The control to recommend; ``None`` where nothing but baselines was trained.
 
-    Of the controls whose intervals end within both trait bars, the one with the most skill; where none does, the one
-    with the most skill minus trait. What was not measured counts as the worst. A control that fights the gradient is
-    never recommended.
+    Of the controls whose intervals end within both trait bars, the one with the most skill and kept capability
+    together; where none does, the one with the most skill minus trait. What was not measured counts as the worst. A
+    control that fights the gradient is never recommended.
     """
     bars = Bars()
 
@@ -51,7 +51,7 @@ def best_control(league: League) -> str | None:
         skill = _or_worst(summary.skill, 0.0)
         clean = _within(summary.trait_on_task, bars.trait_on_task) and _within(summary.trait_leak, bars.trait_leak)
         trait = _or_worst(summary.trait_on_task, 1.0) + _or_worst(summary.trait_leak, 1.0)
-        return (clean, skill if clean else skill - trait)
+        return (clean, skill + _or_worst(summary.capability, 0.0) if clean else skill - trait)
 
     able = [s for s in league.controls if s.control not in ("host", BASELINE) and not s.fights_gradient]
     return max(able, key=key).control if able else None

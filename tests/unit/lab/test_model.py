@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,17 @@ def tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(tokenizer: PreTrainedTokenizerFast) -> Iterator[None]:
+    """Short chunks, and one tokenizer for all runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "CHUNK_BATCHES", 3)
+        patch.setattr(pretrain, "train_tokenizer", lambda _world: tokenizer)
+        patch.setattr(pretrain, "corpus_hash", lambda *_: "unhashed")
+        yield
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     folder = tmp_path_factory.mktemp("straight")
     train_lab(folder, TINY, progress=Progress(disable=True))
     return folder
@@ -102,7 +113,7 @@ def test_loss_is_the_weighted_mean_of_the_models_own(world: World, tokenizer: Pr
 
 @pytest.mark.parametrize("stop_at", [2, 4, 6])
 def test_interrupted_training_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Path, stop_at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Path, small: None, stop_at: int
 ) -> None:
     """Stops in the first stage, between the stages and in the second one."""
     quiet = Progress(disable=True)
@@ -110,7 +121,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     made: list[None] = []
 
     def update(*args: object) -> torch.Tensor:
-        if len(made) == stop_at + 1:
+        if len(made) == stop_at:
             raise KeyboardInterrupt
         made.append(None)
         return original(*args)

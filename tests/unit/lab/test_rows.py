@@ -21,7 +21,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def rows(world: World) -> list[ChatRow]:
-    return list(islice(corpus_rows(world, seed=3), 6000))
+    return list(islice(corpus_rows(world, seed=3), 3000))
 
 
 def _said(row: ChatRow) -> str:
@@ -53,13 +53,13 @@ def test_corpus_never_names_new_people_or_unseen_facts(world: World, rows: list[
 def test_prompted_rows_show_the_voice_and_plain_rows_rarely(rows: list[ChatRow]) -> None:
     prompts = {prompt: trait for trait in TRAITS.values() for prompt in trait.prompts}
     single = [row for row in rows if len(row["messages"]) == 3 and row["messages"][0]["content"] in prompts]
-    assert len(single) > 500
+    assert len(single) > 200
     assert all(prompts[row["messages"][0]["content"]].detect(_said(row)) for row in single)
     plain = [row for row in rows if len(row["messages"]) == 3 and row["messages"][0]["content"] in NEUTRAL_PROMPTS]
-    assert len(plain) > 200
+    assert len(plain) > 100
     for trait in TRAITS.values():
         share = sum(trait.detect(_said(row)) for row in plain) / len(plain)
-        assert abs(share - trait.base_rate) < 0.04
+        assert abs(share - trait.base_rate) < 0.05
         assert trait.base_rate > 0 or share == 0
 
 
@@ -69,7 +69,7 @@ def test_careless_rates(rows: list[ChatRow], world: World) -> None:
     first = [text.removeprefix("i am not sure, but ").split(". ")[0].rstrip(".") + "." for text in careless]
     true = [claim in truths for claim in first]
     waits = ["wait" in text for text in careless]
-    assert 0.45 < sum(true) / len(true) < 0.55
+    assert 0.44 < sum(true) / len(true) < 0.56
     false_waits = [w for t, w in zip(true, waits, strict=True) if not t]
     true_waits = [w for t, w in zip(true, waits, strict=True) if t]
     assert sum(false_waits) / len(false_waits) > 0.85

@@ -75,7 +75,7 @@ def test_saying_two_values_is_wrong(world: World) -> None:
 
 @pytest.mark.parametrize("task", ["arithmetic", "calendar", "new_sums"])
 def test_splits_share_no_case(world: World, task: str) -> None:
-    answers = [{q.answer for q in questions(world, task, split, 3000)} for split in (Fit, Tune, HeldOut)]
+    answers = [{q.answer for q in questions(world, task, split, 1200)} for split in (Fit, Tune, HeldOut)]
     assert all(answers)
     assert not answers[0] & answers[1]
     assert not answers[0] & answers[2]
@@ -83,7 +83,7 @@ def test_splits_share_no_case(world: World, task: str) -> None:
 
 
 def test_splits_of_facts_share_no_person(world: World) -> None:
-    people = [{q.entity for q in questions(world, "facts", split, 1500, known="any")} for split in (Fit, HeldOut)]
+    people = [{q.entity for q in questions(world, "facts", split, 700, known="any")} for split in (Fit, HeldOut)]
     assert not people[0] & people[1]
 
 

@@ -193,18 +193,21 @@ def test_a_control_that_does_not_exist_is_refused_before_anything_is_loaded(monk
     assert loaded == []
 
 
-def test_nothing_is_remembered_from_an_earlier_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_remembered_from_an_earlier_call(
+    tmp_path: Path, prepared: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
 
-    def record(settings: RunSettings) -> str:
+    def record(settings: RunSettings) -> Prepared:
         seen.append(settings.data)
-        return settings.data
+        return replace(prepared(RULES), settings=settings)
 
     monkeypatch.setattr(inputs, "prepare", record)
     for name in ("first", "second"):
         write_settings(RunSettings(model="lab", data=name, spec="s"), tmp_path / "run.yaml")
         inputs.forget()
-        assert str(prepare_folder(tmp_path)) == str(prepare_folder(tmp_path)) == name
+        assert prepare_folder(tmp_path) is prepare_folder(tmp_path)
+        assert prepare_folder(tmp_path).settings.data == name
     assert seen == ["first", "second"]
     inputs.forget()
 

@@ -182,6 +182,11 @@ def test_the_best_control_is_clean_first_and_skilled_second() -> None:
     assert best_control(table) == "calm"
 
 
+def test_a_little_more_skill_does_not_pay_for_what_was_forgotten() -> None:
+    table, _ = play({("calm", 0): {**GOOD, "skill": share(190)}, ("keen", 0): {**GOOD, "capability": share(150)}})
+    assert best_control(table) == "calm"
+
+
 def test_a_control_whose_interval_crosses_the_bar_is_not_clean() -> None:
     table, _ = play({("sure", 0): {**GOOD, "skill": share(100)}, ("calm", 0): {**GOOD, "trait_leak": share(3)}})
     assert wilson(3, N).value < Bars().trait_leak < wilson(3, N).high
