@@ -38,8 +38,8 @@ SCREENED = 256
 UNNAMED_BARS: tuple[tuple[float, float], ...] = ((0.45, 3.0), (0.25, 20.0))
 """A forecast says "something here has no name" when, for one of these pairs, more than the first part of the mean
 gradient is unexplained and the unexplained mass is more than so many times that of rows that teach nothing: either most
-of a small gradient, or a good part of a large one. The bars were set on the lab, on sets with and without a concept that
-was taken out of the bank (docs/science.md says how often they err)."""
+of a small gradient, or a good part of a large one. The bars were set on the lab, on sets with and without a concept
+that was taken out of the bank (docs/science.md says how often they err)."""
 
 
 @dataclass(frozen=True, kw_only=True)

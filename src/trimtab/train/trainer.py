@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -86,6 +87,18 @@ class _Steps(TrainerCallback):
             self._progress(TrainProgress(step=state.global_step, steps=state.max_steps, loss=loss))
 
 
+@contextmanager
+def _no_progress_bar() -> Generator[None]:
+    """Keep Transformers from drawing a bar of its own into the user's."""
+    shown = logging.is_progress_bar_enabled()
+    cast("Callable[[], None]", logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        if shown:
+            cast("Callable[[], None]", logging.enable_progress_bar)()
+
+
 class StudentTrainer(Trainer):
     """Trains one student in one folder.
 
@@ -150,18 +163,17 @@ class StudentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights and configuration only: no pickled arguments, no look-up of the base model on the Hub."""
         model = cast("Saveable", self.model)
-        training_use_cache, bars = model.config.use_cache, logging.is_progress_bar_enabled()
+        target = str(output_dir or self._arm)
+        training_use_cache = model.config.use_cache
         model.config.use_cache = self._saved_use_cache
-        logging.disable_progress_bar()
         try:
-            if isinstance(self.model, PreTrainedModel):
-                model.save_pretrained(str(output_dir or self._arm), state_dict=state_dict)
-            else:
-                model.save_pretrained(str(output_dir or self._arm), state_dict=state_dict, save_embedding_layers=False)
+            with _no_progress_bar():
+                if isinstance(self.model, PreTrainedModel):
+                    model.save_pretrained(target, state_dict=state_dict)
+                else:
+                    model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
         finally:
             model.config.use_cache = training_use_cache
-            if bars:
-                logging.enable_progress_bar()
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
