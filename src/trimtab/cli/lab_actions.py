@@ -16,7 +16,8 @@ from trimtab.data.read import write_jsonl
 from trimtab.lab import show as lab_show
 from trimtab.lab.check import CheckItem, check_items
 from trimtab.lab.concepts import lab_contrasts
-from trimtab.lab.pretrain import LabRecipe, train_lab
+from trimtab.lab.pretrain import train_lab
+from trimtab.lab.recipe import LabRecipe
 from trimtab.lab.sample import sample_rows
 from trimtab.lab.tasks import SKILLS, TASKS, questions
 from trimtab.lab.world import build_world

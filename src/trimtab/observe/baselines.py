@@ -43,8 +43,8 @@ def own_answers(
     Returns:
         Places of the rows answered, and the rows with the last answer replaced.
     """
-    step = max(1, len(rows) // limit)
-    places = list(range(0, len(rows), step))[:limit]
+    count = min(limit, len(rows))
+    places = [i * len(rows) // count for i in range(count)]
     prompts = [rows[i]["messages"][:-1] for i in places]
     texts = generate(host, prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
     kept: list[int] = []

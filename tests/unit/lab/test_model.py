@@ -15,7 +15,8 @@ from trimtab.lab import pretrain
 from trimtab.lab.answer import answers, end_activations, prompt_messages
 from trimtab.lab.check import CheckItem, table
 from trimtab.lab.corpus import corpus_chunk, message_rows
-from trimtab.lab.pretrain import LabRecipe, Stage, build_model, loss_weights, train_lab, weighted_loss
+from trimtab.lab.pretrain import build_model, loss_weights, train_lab, weighted_loss
+from trimtab.lab.recipe import LabRecipe, Stage
 from trimtab.lab.shipped import WEIGHTS, read_recipe, seal, verify_seal
 from trimtab.lab.tokenizer import CONTEXT, render, train_tokenizer
 from trimtab.lab.truth import statements
