@@ -54,9 +54,10 @@ class Step:
         self._optimiser.zero_grad(set_to_none=True)
 
 
-def _random_llama(
+def random_llama(
     layers: int, width: int, vocab: int, device: str, dtype: torch.dtype, **shape: int
 ) -> LlamaForCausalLM:
+    """A Llama of a given shape at random initialisation."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab,
@@ -108,9 +109,9 @@ def forecast_passes() -> list[Ratio]:
     labels = ids.clone()
     labels[:, :64] = -100
     wide = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
-    found += _passes("llama 8x256", _random_llama(8, 256, 4096, "cpu", torch.float32), host.tokenizer, wide, turns=11)
+    found += _passes("llama 8x256", random_llama(8, 256, 4096, "cpu", torch.float32), host.tokenizer, wide, turns=11)
     if torch.cuda.is_available():
-        big = _random_llama(32, 4096, 128256, "cuda", torch.bfloat16, inner=14336, heads=32, kv_heads=8)
+        big = random_llama(32, 4096, 128256, "cuda", torch.bfloat16, inner=14336, heads=32, kv_heads=8)
         ids = torch.randint(10, 128000, (2, 1024), generator=generator).cuda()
         labels = ids.clone()
         labels[:, :512] = -100

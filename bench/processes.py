@@ -12,21 +12,20 @@ _TRIMTAB = str(Path(sys.executable).with_name("trimtab"))
 
 _LOAD = """
 import torch; torch.set_num_threads(1)
-from trimtab.model.host import Host
-from trimtab.lab.sample import sample_rows
-from trimtab.lab.world import build_world
-from trimtab.lens.readings import encode_rows, read_rows
-from trimtab.lens.bank import Bank
-from bench.passes import Step
-from trimtab.data.batches import batches, pad_id
-host = Host.load("lab"); rows = sample_rows(256, 0, trait="pirate", world=build_world())
-encoded = encode_rows(host, rows.items, max_length=512)
+from bench.passes import Step, random_llama
+from trimtab.data.batches import Batch
+from trimtab.model.base import LanguageModel
+from trimtab.model.capture import activation_gradients
+from trimtab.records.site import Site
+model = random_llama(8, 256, 4096, "cpu", torch.float32)
+ids = torch.randint(10, 4000, (32, 256)); labels = ids.clone(); labels[:, :128] = -100
+batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
 """
-_READ = _LOAD + "read_rows(host, encoded, Bank.load('lab').card.sites, batch_size=128)\n"
-_TRAIN = _LOAD + (
-    "student = host.student()\n"
-    "for _, batch in batches(encoded, pad_id(host.tokenizer), batch_size=128): Step(student, batch)()\n"
+_READ = _LOAD + (
+    "lm = LanguageModel(model=model, tokenizer=None, name='', content_hash='')\n"
+    "activation_gradients(lm, ids, batch.attention_mask, labels, [Site(4)])\n"
 )
+_TRAIN = _LOAD + "Step(model, batch)()\n"
 _PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
 
 
@@ -62,7 +61,7 @@ def start_up(turns: int = 9) -> list[Ratio]:
 
 
 def peak_memory(turns: int = 3) -> list[Ratio]:
-    """Peak resident memory of reading 256 rows at all layers against training on them, both above a loaded model."""
+    """Peak memory of a forecast pass at the middle layer against a training step on the same batch, above the model."""
 
     def peak(script: str) -> int:
         command = [sys.executable, "-c", script + _PEAK]
@@ -72,4 +71,11 @@ def peak_memory(turns: int = 3) -> list[Ratio]:
     for _ in range(turns):
         base, read, train = (peak(script) for script in (_LOAD, _READ, _TRAIN))
         found.append((read - base) / (train - base))
-    return [of_turns("peak memory of a forecast pass", found, target=None, unit="of a training step, above the model")]
+    return [
+        of_turns(
+            "llama 8x256: peak memory of a forecast pass, layer 4",
+            found,
+            target=None,
+            unit="of a training step, above the model",
+        )
+    ]

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import torch as safetensors_torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -197,7 +197,7 @@ class Bank:
         path = Path(str(resources.files("trimtab") / "lab" / "bank")) if folder == "lab" else Path(folder)
         card = load(BankCard, path / "bank.json")
         try:
-            vectors = load_file(path / "vectors.safetensors")
+            vectors = safetensors_torch.load_file(path / "vectors.safetensors")
             concepts = tuple(
                 Concept(
                     card=concept,

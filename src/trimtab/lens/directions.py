@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -58,11 +59,17 @@ def difference_of_means(
     return MeanDifference(direction=direction.float(), gap=gap, neutral=float(neutral.double().mean(0) @ direction))
 
 
+def norms(vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, " vector"]:
+    """Euclidean norm of each row."""
+    return torch.sqrt((vectors * vectors).sum(1))
+
+
 def span_basis(vectors: Float[Tensor, "vector d_model"], *, tolerance: float = 1e-5) -> Float[Tensor, "basis d_model"]:
     """Orthonormal basis of the span (float64), dropping directions that are linear combinations of the others."""
-    scaled = vectors.double() / vectors.double().norm(dim=1, keepdim=True).clamp_min(1e-30)
-    _, singular, right = torch.linalg.svd(scaled, full_matrices=False)
-    basis: Tensor = right[singular > tolerance * singular.max()]
+    scaled = torch.nn.functional.normalize(vectors.double(), dim=1, eps=1e-30)
+    parts = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(scaled, full_matrices=False))
+    singular, right = parts[1], parts[2]
+    basis = right[singular > tolerance * singular.max()]
     return basis
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def _neutral(host: Host, contrasts: Sequence[Contrast], side: str, settings: Ban
     if not questions:
         questions = [row["messages"][-2]["content"] for material in materials for row in material.rows]
     random.Random(settings.seed).shuffle(questions)
-    wide = BankSettings(**{**settings.__dict__, "answers": settings.answers * 2})
+    wide = replace(settings, answers=settings.answers * 2)
     return _answers(host, systems or ("",), questions, wide).bare
 
 

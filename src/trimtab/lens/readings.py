@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def _token_pushes(
 
 def _check_finite(lm: LanguageModel, values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
-        bad = (~torch.isfinite(value).all(1)).nonzero().flatten().tolist()
+        bad = cast("list[int]", (~torch.isfinite(value).all(1)).nonzero().flatten().tolist())
         if bad:
             raise ModelError(
                 f"{name} of {lm.name} is not finite on {len(bad)} rows (first: row {bad[0]})",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -32,8 +33,9 @@ def fit_words(positive: Sequence[str], neutral: Sequence[str], *, keep: int = 64
     vectorizer = DictVectorizer(sparse=True)
     features = vectorizer.fit_transform([words(text) for text in (*positive, *neutral)])
     labels = np.array([1] * len(positive) + [0] * len(neutral))
-    model = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced").fit(features, labels)
-    weights = np.asarray(model.coef_[0])
+    fitted = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced")
+    fitted.fit(features, labels)
+    weights: NDArray[np.float64] = np.asarray(fitted.coef_[0], dtype=np.float64)
     order = np.argsort(-np.abs(weights), kind="stable")[:keep]
     names = vectorizer.get_feature_names_out()
     return {str(names[i]): float(weights[i]) for i in order if weights[i] != 0.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -109,11 +110,12 @@ def load_attribution(path: Path) -> Attribution:
         StorageError: If the file is missing or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        opened: Any = safe_open(path, framework="pt")
+        with opened as file:
+            metadata: dict[str, str] = file.metadata()
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
         names = tuple(json.loads(metadata["concepts"]))
-        cuts = tensors["lengths"].cumsum(0)[:-1].tolist()
+        cuts = cast("list[int]", tensors["lengths"].cumsum(0)[:-1].tolist())
         by_concept = tensors["trait_tokens"].numpy()
         return Attribution(
             concepts=names,

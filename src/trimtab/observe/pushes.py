@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.lens.bank import Bank
-from trimtab.lens.directions import doses, explain
+from trimtab.lens.directions import doses, explain, norms
 from trimtab.lens.extract import bank_basis
 from trimtab.lens.readings import Readings
 from trimtab.records.figures import Figure, Measured, Unmeasured
@@ -82,14 +82,15 @@ def decompose(readings: Readings, bank: Bank, site: Site, *, resamples: int = 10
     signatures = torch.stack([concept.signatures[site] for concept in bank.concepts]).double()
     basis = bank_basis(bank.concepts, site)
     mean, draws = pull.mean(0), resampled_means(pull, resamples=resamples, seed=seed)
-    norms, push_draws = draws.norm(dim=1), draws @ directions.T
+    draw_norms = norms(draws)
+    push_draws = draws @ directions.T
     rest = draws - (draws @ basis.T) @ basis
-    rest_norms = rest.norm(dim=1)
+    rest_norms = norms(rest)
     whole = explain(mean, basis)
     fits = Doses(signatures)
     dose, dose_draws = fits(mean), torch.stack([fits(draw) for draw in draws[:300]])
     push = directions @ mean
-    cosine, cosine_draws = push / whole.mass, push_draws / norms[:, None].clamp_min(1e-30)
+    cosine, cosine_draws = push / whole.mass, push_draws / draw_norms[:, None].clamp_min(1e-30)
     toward = whole.unexplained / max(whole.unexplained_mass, 1e-30)
 
     def figures(values: Tensor, by_draw: Tensor) -> tuple[Figure, ...]:
@@ -99,9 +100,9 @@ def decompose(readings: Readings, bank: Bank, site: Site, *, resamples: int = 10
         push=figures(push, push_draws),
         cosine=figures(cosine, cosine_draws),
         dose=figures(dose, dose_draws),
-        mass=_figure(whole.mass, norms.numpy(), count),
+        mass=_figure(whole.mass, draw_norms.numpy(), count),
         unexplained_share=_figure(
-            whole.unexplained_share, (rest_norms / norms.clamp_min(1e-30)).square().numpy(), count
+            whole.unexplained_share, (rest_norms / draw_norms.clamp_min(1e-30)).square().numpy(), count
         ),
         unexplained_mass=_figure(whole.unexplained_mass, rest_norms.numpy(), count),
         unexplained=toward.float(),
@@ -132,11 +133,12 @@ def site_pushes(
         directions = torch.stack([concept.supplies[site] for concept in bank.concepts]).double()
         mean, draws = pull.mean(0), resampled_means(pull, resamples=resamples, seed=seed)
         push, push_draws = directions @ mean, draws @ directions.T
-        norm, norms = mean.norm().clamp_min(1e-30), draws.norm(dim=1).clamp_min(1e-30)
+        norm = norms(mean[None])[0].clamp_min(1e-30)
+        draw_norms = norms(draws).clamp_min(1e-30)
         found[site] = tuple(
             (
                 _figure(float(push[i]), push_draws[:, i].numpy(), pull.shape[0]),
-                _figure(float(push[i] / norm), (push_draws[:, i] / norms).numpy(), pull.shape[0]),
+                _figure(float(push[i] / norm), (push_draws[:, i] / draw_norms).numpy(), pull.shape[0]),
             )
             for i in range(len(bank.concepts))
         )
