@@ -35,6 +35,7 @@ from trimtab.records.results import Certificate, League
 from trimtab.records.rows import Fit
 from trimtab.records.site import Site
 from trimtab.report.page import render, render_forecast
+from trimtab.train.threads import fixed_threads, training_threads
 
 console = Console(highlight=False)
 
@@ -73,7 +74,8 @@ def forecast(
         progress("load the host", 0, 1)
         host = Host.load(model, revision=revision)
         progress("load the host", 1, 1)
-        made = make_forecast(host, rows, bank=concepts, settings=wanted, progress=progress)
+        with fixed_threads(training_threads(host.model)):
+            made = make_forecast(host, rows, bank=concepts, settings=wanted, progress=progress)
     show_forecast(console, made)
     if json_out is not None:
         save(made, json_out)
@@ -213,7 +215,8 @@ def make_and_show(
         progress("load the host", 0, 1)
         host = Host.load(model, revision=revision)
         progress("load the host", 1, 1)
-        made = make_bank(host, contrasts, settings, progress=progress)
+        with fixed_threads(training_threads(host.model)):
+            made = make_bank(host, contrasts, settings, progress=progress)
     made.save(out)
     show_bank(console, made.card)
     console.print(f"wrote {escape(str(out))}")

@@ -49,7 +49,7 @@ from trimtab.train.pool import run_jobs
 from trimtab.train.runs import locked
 from trimtab.train.runs import open_run as open_run_folder
 from trimtab.train.student import load_student
-from trimtab.train.threads import training_threads
+from trimtab.train.threads import fixed_threads, training_threads
 from trimtab.verify.certify import best_control, certify
 from trimtab.verify.readable import Readable, readable
 from trimtab.verify.score import BASELINE, ArmAnswers, league
@@ -125,7 +125,8 @@ def verify(folder: Path, *, progress: Progress = silent, tell: Tell = unheard) -
     forget()
     with locked(folder):
         prepared = prepare_folder(folder.resolve())
-        return verify_step(folder, prepared, progress, tell)
+        with fixed_threads(training_threads(prepared.host.model)):
+            return verify_step(folder, prepared, progress, tell)
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def opened(settings: RunSettings, folder: Path, progress: Progress) -> Generator
     prepared = prepare(settings)
     progress("load host, bank and rows", 1, 1)
     threads = training_threads(prepared.host.model)
-    with open_run_folder(folder, settings, material=prepared.material, threads=threads):
+    with fixed_threads(threads), open_run_folder(folder, settings, material=prepared.material, threads=threads):
         write_bytes(folder / "spec.md", read_file(Path(settings.spec)))
         yield prepared
 
