@@ -134,9 +134,12 @@ def test_gradient_projection_leaves_no_component_on_the_way_back(architecture: s
 
 def test_composed_activation_controls_both_act() -> None:
     made = material()
-    controls = build(
-        ControlSettings(name="concept-ablation+preventative-steering", options={"concept-ablation.sites": "main"}), made
-    )
+    options: dict[str, float | int | str | bool | list[str]] = {
+        "concept-ablation.sites": "main",
+        "preventative-steering.sites": "main",
+        "preventative-steering.strength": 1.0,
+    }
+    controls = build(ControlSettings(name="concept-ablation+preventative-steering", options=options), made)
     student = host().student()
     batch = collate(encoded(rows()), 0)
     seen: list[Tensor] = []

@@ -16,7 +16,9 @@ from trimtab.errors import DataError, Fault, TrainingError
 from trimtab.train.pool import run_jobs
 
 PARENT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is started with Ctrl-C ignored
 from pool_jobs import work
 from trimtab.train.pool import run_jobs
 if __name__ == "__main__":
