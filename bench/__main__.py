@@ -1,20 +1,27 @@
-"""``python -m bench``: measure everything, print it, write ``bench/results.json``."""
+"""``python -m bench [PART …]``: measure everything, or the named parts; print it; write ``bench/results.json``."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
 from bench import passes, processes
 from bench.measure import write
 
+PARTS = {
+    "passes": passes.forecast_passes,
+    "forecast": passes.whole_forecast,
+    "controls": passes.control_overhead,
+    "start": processes.start_up,
+    "memory": processes.peak_memory,
+}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    write(
-        [
-            *passes.forecast_passes(),
-            *passes.whole_forecast(),
-            *passes.control_overhead(),
-            *processes.start_up(),
-            *processes.peak_memory(),
-        ]
-    )
+    names = sys.argv[1:] or list(PARTS)
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.exit(f"unknown part {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+    for name in names:
+        write(PARTS[name]())

@@ -82,7 +82,7 @@ def of_turns(name: str, found: list[float], *, target: float | None, unit: str) 
 
 
 def write(ratios: list[Ratio]) -> None:
-    """Print the ratios and write ``bench/results.json``."""
+    """Print the ratios and write them into ``bench/results.json``, each in the place of an older one of its name."""
     width = max(len(ratio.name) for ratio in ratios)
     for ratio in ratios:
         mark = (
@@ -97,6 +97,9 @@ def write(ratios: list[Ratio]) -> None:
         "versions": library_versions(),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    lines = [{**asdict(ratio), **made_by} for ratio in ratios]
+    names = {ratio.name for ratio in ratios}
+    older = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    lines = [line for line in older if line["name"] not in names]
+    lines += [{**asdict(ratio), **made_by} for ratio in ratios]
     write_bytes(RESULTS, json.dumps(lines, indent=1).encode() + b"\n")
     print(f"wrote {RESULTS}")

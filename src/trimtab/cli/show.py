@@ -142,10 +142,10 @@ def show_league(console: Console, league: League) -> None:
         )
     console.print(table)
     console.print(
-        "[dim]skill: wanted, on held-out questions; on task, leak: the unwanted trait on those\n"
-        "and on unrelated questions; kept: old questions still right; asked: the trait when\n"
-        "a system prompt asks for it; * on the Pareto hull of skill against trait on task;\n"
-        "† fights the gradient, a baseline only[/dim]"
+        "[dim]skill: wanted, on held-out questions; on task, leak: the unwanted trait\n"
+        "on those and on unrelated questions; kept: old questions still right;\n"
+        "asked: the trait when a system prompt asks for it; * on the Pareto hull of\n"
+        "skill against trait on task; † fights the gradient, a baseline only[/dim]"
     )
 
 
