@@ -17,7 +17,7 @@ from trimtab.data.read import read_chat
 from trimtab.decide.human import Answer, question, refuse_to_guess, undecided, with_human_answer
 from trimtab.decide.rule import check_unexplained, decide
 from trimtab.decide.spec import read_spec
-from trimtab.errors import UsageError
+from trimtab.errors import StorageError, UsageError
 from trimtab.lens.bank import Bank
 from trimtab.lens.contrast import Contrast, read_contrasts
 from trimtab.lens.embed import sentence_embedder
@@ -190,6 +190,12 @@ def verify(folder: Path) -> None:
 
 def report(folder: Path, *, open_page: bool) -> None:
     """``trimtab report``."""
+    if not any((folder / name).exists() for name in ("run.yaml", "forecast.json")):
+        raise StorageError(
+            f"{folder} holds no run",
+            allowed="a run folder made by `trimtab run` or `trimtab train`",
+            todo="check the path",
+        )
     page = render(folder)
     console.print(f"wrote {escape(str(page))}")
     if open_page:

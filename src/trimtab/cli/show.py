@@ -67,7 +67,7 @@ def show_forecast(console: Console, forecast: Forecast) -> None:
         f"in {forecast.seconds:.1f} s"
     )
     table = _table("What training on it would teach")
-    for name in ("concept", "taught", "dose", "push", "cosine", "rows", "proj.", "words"):
+    for name in ("concept", "taught", "dose", "push", "cos", "rows", "proj", "words"):
         table.add_column(name, justify="left" if name in ("concept", "taught") else "right", no_wrap=True)
     for item in forecast.concepts:
         table.add_row(
@@ -83,7 +83,7 @@ def show_forecast(console: Console, forecast: Forecast) -> None:
     console.print(table)
     console.print(
         "[dim]dose: share of rows that would teach it as purely as a planted set, with 95%\n"
-        "interval; push: -<g, d>; rows: share of rows that its prompt makes likelier;\n"
+        "interval; push: -<g, d>; rows: share of rows that its prompt explains best;\n"
         "baselines: projection difference, bag of words[/dim]"
     )
     console.print(
@@ -168,10 +168,10 @@ def show_certificate(console: Console, certificate: Certificate) -> None:
 def show_controls(console: Console) -> None:
     """Every control: surface, whether it fights, summary, options."""
     table = _table("Controls")
-    for name in ("name", "surface", "fights the gradient", "what it does", "options"):
-        table.add_column(name)
+    for name in ("name", "surface", "fights", "what it does", "options"):
+        table.add_column(name, no_wrap=name == "name")
     for item in REGISTRY.values():
-        fights = "[red]yes: baseline only[/red]" if item.fights_gradient else "no"
+        fights = "[red]yes[/red]" if item.fights_gradient else "no"
         table.add_row(item.name, item.surface, fights, item.summary, ", ".join(item.options))
     console.print(table)
     console.print("[dim]compose with a+b; docs/controls/NAME.md says what each does and how it can mislead[/dim]")

@@ -146,7 +146,8 @@ def _settle(path: Path, good: int, faults: list[Fault], *, skip_bad: bool, wante
         raise DataError(
             f"{path}: {len(faults)} of {good + len(faults)} rows cannot be used",
             allowed=f"rows with {wanted}; turns from system (first, at most once), user and assistant (last)",
-            todo="correct the listed lines" + (", or skip them (skip_bad_rows)" if good else ""),
+            todo="correct the listed lines"
+            + (", or skip them (--skip-bad-rows; skip_bad=True in Python)" if good else ""),
             faults=faults,
         )
     if faults:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 from trimtab.errors import StorageError
 from trimtab.lens.bank import Bank
 from trimtab.lens.readings import Readings, ids_hash
-from trimtab.observe.explained import carrying
+from trimtab.observe.explained import Explained
 from trimtab.observe.pushes import Decomposition
 from trimtab.records.io import write_bytes
 from trimtab.records.site import Site
@@ -34,7 +33,7 @@ def attribute(
     decomposition: Decomposition,
     bank: Bank,
     site: Site,
-    by_prompt: Mapping[str, Sequence[NDArray[np.float32]]],
+    by_prompt: Explained,
 ) -> Attribution:
     """Mark the rows and tokens that carry each concept of a bank.
 
@@ -43,17 +42,16 @@ def attribute(
         decomposition: Of the same readings.
         bank: The host's bank.
         site: Where.
-        by_prompt: For concepts with an eliciting prompt, how much of each token it explains (``explained``): such a
-            concept is marked by that. Any other is marked by its pushes: a row when its push is above that of 99% of
+        by_prompt: For concepts with an eliciting prompt, what it explains of all rows: such a concept is
+            marked by that. Any other is marked by its pushes: a row when its push is above that of 99% of
             plain rows and its own dose at least ``ROW_DOSE``, a token of such a row when its push is above that of 99%
             of plain tokens.
     """
-    carriers = carrying(by_prompt)
     trait_rows: dict[str, NDArray[np.bool_]] = {}
     trait_tokens: dict[str, tuple[NDArray[np.bool_], ...]] = {}
     for i, concept in enumerate(bank.concepts):
-        if concept.name in by_prompt:
-            nats, carried = by_prompt[concept.name], carriers[concept.name]
+        if concept.name in by_prompt.by_prompt:
+            nats, carried = by_prompt.by_prompt[concept.name], by_prompt.carriers[concept.name]
             tokens = tuple((row >= TOKEN_NATS) & bool(carried[n]) for n, row in enumerate(nats))
         else:
             _, row_p99, token_p99 = concept.card.plain_push

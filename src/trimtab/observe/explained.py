@@ -8,6 +8,8 @@ more sharply than one row's gradient does, at the price of one forward pass per 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,17 +27,49 @@ ROW_NATS = 1.0
 """A row carries a trait when the eliciting prompt makes its answers at least this much likelier, in nats, and …"""
 
 RIVAL_SHARE = 0.5
-"""… at least this share of what the best-explaining prompt of any trait does: one voice is often a little likelier
-after being asked for another, and must not count as both."""
+"""… at least this share of what the best-explaining prompt of any trait does (one voice is often a little likelier
+after being asked for another, and must not count as both)."""
+
+SURPRISE_SHARE = 0.1
+"""No row carries a trait whose prompt explains less than this share of all the surprise in the rows that would: almost
+any request makes text that the host has never seen the like of a little likelier."""
 
 
-def carrying(by_prompt: Mapping[str, Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[np.bool_]]:
-    """Which rows carry which trait: bool ``[row]`` by trait, from how much each prompt explains of every row."""
+ByPrompt: TypeAlias = dict[str, list[NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """What prompts explain of some rows.
+
+    Attributes:
+        by_prompt: By trait, how much of each token its prompt explains, nats: one array per row.
+        carriers: By trait, which of the rows carry it.
+    """
+
+    by_prompt: ByPrompt
+    carriers: dict[str, NDArray[np.bool_]]
+
+
+def carrying(
+    by_prompt: Mapping[str, Sequence[NDArray[np.float32]]], bare: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Which rows carry which trait: bool ``[row]`` by trait.
+
+    Args:
+        by_prompt: How much each trait's prompt explains of every token of the rows (``explained``).
+        bare: Log-probabilities of the learned tokens of the same rows without any prompt (``learned_log_probs``).
+    """
     if not by_prompt:
         return {}
+    surprise = np.array([-float(row.sum()) for row in bare])
     totals = {name: np.array([float(row.sum()) for row in rows]) for name, rows in by_prompt.items()}
-    best = np.max(np.stack(list(totals.values())), axis=0)
-    return {name: (nats >= ROW_NATS) & (nats >= RIVAL_SHARE * best) for name, nats in totals.items()}
+    bar = np.maximum(ROW_NATS, np.max(np.stack(list(totals.values())), axis=0) * RIVAL_SHARE)
+    flags = {name: nats >= bar for name, nats in totals.items()}
+    return {
+        name: shown & bool(totals[name][shown].sum() >= SURPRISE_SHARE * surprise[shown].sum())
+        for name, shown in flags.items()
+    }
 
 
 def learned_log_probs(host: Host, encoded: Sequence[Encoded], *, batch_size: int) -> list[NDArray[np.float32]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from trimtab.lens.readings import Readings, encode_rows, read_rows
 from trimtab.model.host import Host
 from trimtab.observe.attribution import attribute
 from trimtab.observe.baselines import Baselines, baselines
-from trimtab.observe.explained import carrying, explained, learned_log_probs
+from trimtab.observe.explained import ByPrompt, Explained, carrying, explained, learned_log_probs
 from trimtab.observe.pushes import Decomposition, decompose, site_pushes
 from trimtab.observe.write import Writer, is_taught
 from trimtab.records.figures import Measured
@@ -30,7 +29,6 @@ from trimtab.records.training import Attribution
 from trimtab.stats import rate
 
 Progress = Callable[[str, int, int], None]
-ByPrompt: TypeAlias = dict[str, list[NDArray[np.float32]]]
 
 SCREENED = 256
 """Rows on which every trait is looked for by prompt."""
@@ -112,8 +110,8 @@ def observe(
     step = _Steps(host=host, rows=rows, bank=bank, settings=settings, tell=progress or _silent)
     readings = step.read(main, sites)
     found = decompose(readings, bank, main, seed=settings.seed)
-    screened, by_prompt = step.explain(readings, found)
-    attribution = attribute(readings, found, bank, main, by_prompt)
+    screened, whole = step.explain(readings, found)
+    attribution = attribute(readings, found, bank, main, whole)
     writer = Writer(
         host=host,
         rows=rows,
@@ -122,7 +120,7 @@ def observe(
         found=found,
         by_site=site_pushes(readings, bank, sites, seed=settings.seed),
         screened=screened,
-        by_prompt=by_prompt,
+        by_prompt=whole.by_prompt,
         base=step.compare(readings, main),
         top=settings.top,
     )
@@ -201,36 +199,35 @@ class _Steps:
             progress=lambda done, count: self.tell("read gradients", done, count),
         )
 
-    def explain(self, readings: Readings, found: Decomposition) -> tuple[ByPrompt, ByPrompt]:
-        """How much each trait's prompt explains: on a screening sample for all traits, on all rows for the likely ones.
-
-        Returns:
-            By trait, arrays of the rows of the sample; by likely trait, arrays of all rows.
-        """
+    def explain(self, readings: Readings, found: Decomposition) -> tuple[Explained, Explained]:
+        """What prompts explain: every trait's on a screening sample, and on all rows those of the likely ones."""
         traits = [concept for concept in self.bank.concepts if concept.card.elicit] if self.settings.explain else []
         step = max(1, len(self.rows) // SCREENED)
         sample = range(0, len(self.rows), step)[:SCREENED] if step > 1 else range(len(self.rows))
-        screened: ByPrompt = {}
-        bare = self._bare(readings, sample) if traits else []
-        for concept in traits:
-            screened[concept.name] = self._by_prompt(concept, readings, sample, bare)
-            self.tell("explain by prompt", len(screened), len(traits))
+        screened = self._explained(traits, readings, sample, "explain by prompt")
         if len(sample) == len(self.rows):
             return screened, screened
-        shares = {name: rate(flags) for name, flags in carrying(screened).items()}
+        shares = {name: rate(flags) for name, flags in screened.carriers.items()}
         likely = [
             concept
             for i, concept in enumerate(self.bank.concepts)
             if concept.name in shares
             and is_taught(concept.card.kind, found.push[i], found.dose[i], shares[concept.name])
         ]
-        whole: ByPrompt = {}
-        everywhere = range(len(self.rows))
-        bare = self._bare(readings, everywhere) if likely else []
-        for concept in likely:
-            whole[concept.name] = self._by_prompt(concept, readings, everywhere, bare)
-            self.tell("explain every row", len(whole), len(likely))
-        return screened, whole
+        return screened, self._explained(likely, readings, range(len(self.rows)), "explain every row")
+
+    def _explained(
+        self, concepts: Sequence[Concept], readings: Readings, places: Sequence[int], stage: str
+    ) -> Explained:
+        made: ByPrompt = {}
+        if not concepts:
+            return Explained(by_prompt=made, carriers={})
+        self.tell(stage, 0, len(concepts))
+        bare = self._bare(readings, places)
+        for concept in concepts:
+            made[concept.name] = self._by_prompt(concept, readings, places, bare)
+            self.tell(stage, len(made), len(concepts))
+        return Explained(by_prompt=made, carriers=carrying(made, bare))
 
     def _bare(self, readings: Readings, places: Sequence[int]) -> list[NDArray[np.float32]]:
         chosen = [readings.encoded[i] for i in places]

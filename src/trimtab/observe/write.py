@@ -12,7 +12,7 @@ from trimtab.lens.bank import Bank
 from trimtab.lens.readings import Readings
 from trimtab.model.host import Host
 from trimtab.observe.baselines import Baselines
-from trimtab.observe.explained import carrying
+from trimtab.observe.explained import Explained
 from trimtab.observe.pushes import Decomposition
 from trimtab.records.figures import Figure, Measured, Unmeasured
 from trimtab.records.forecast import ConceptForecast, RowPush, SitePush, TokenMark
@@ -47,7 +47,7 @@ class Writer:
         readings: The dataset as read.
         found: Its decomposition at the main site.
         by_site: Push and cosine by site and concept.
-        screened: How much of each token a trait's eliciting prompt explains, on the screening sample.
+        screened: What every trait's eliciting prompt explains, on the screening sample.
         by_prompt: The same on all rows, for the traits that were found there.
         base: The baselines, where they were computed.
         top: Rows shown behind each push.
@@ -59,14 +59,14 @@ class Writer:
     readings: Readings
     found: Decomposition
     by_site: Mapping[Site, tuple[tuple[Figure, Figure], ...]]
-    screened: Mapping[str, Sequence[NDArray[np.float32]]]
+    screened: Explained
     by_prompt: Mapping[str, Sequence[NDArray[np.float32]]]
     base: Baselines | None
     top: int
 
     def concepts(self) -> tuple[ConceptForecast, ...]:
         """One forecast per concept: what is taught first, then by dose."""
-        shares = {name: rate(flags) for name, flags in carrying(self.screened).items()}
+        shares = {name: rate(flags) for name, flags in self.screened.carriers.items()}
         made = [self._concept(i, shares) for i in range(len(self.bank.concepts))]
         return tuple(sorted(made, key=lambda item: (not item.taught, -_value(item.dose))))
 
@@ -79,7 +79,7 @@ class Writer:
         concept, nats = self.bank.concepts[i], self.by_prompt.get(self.bank.concepts[i].name)
         missing = Unmeasured(reason="baselines were not asked for")
         not_read = Unmeasured(reason="a skill has no prompt that asks for it")
-        sampled = self.screened.get(concept.name)
+        sampled = self.screened.by_prompt.get(concept.name)
         carried = shares.get(concept.name, not_read)
         strength = self.found.row_push[:, i] if nats is None else np.array([float(row.sum()) for row in nats])
         order = np.argsort(-strength, kind="stable")[: self.top]

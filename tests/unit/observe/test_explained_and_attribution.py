@@ -9,7 +9,7 @@ from trimtab.errors import StorageError
 from trimtab.lens.readings import encode_rows
 from trimtab.model.host import Host
 from trimtab.observe.attribution import load_attribution, save_attribution
-from trimtab.observe.explained import explained, learned_log_probs
+from trimtab.observe.explained import carrying, explained, learned_log_probs
 from trimtab.records.rows import ChatRow
 from trimtab.records.site import Site
 from trimtab.records.training import IGNORED, Attribution
@@ -53,6 +53,24 @@ def test_explained_stands_on_learned_tokens_and_is_the_difference_of_two_reading
         assert not values[~learned].any()
         assert np.allclose(values[learned], a - b, atol=1e-4)
         assert np.abs(a - b).max() > 1e-3
+
+
+def _arrays(*totals: float) -> list[np.ndarray]:
+    return [np.array([total / 2, total / 2], np.float32) for total in totals]
+
+
+def test_a_row_carries_the_trait_whose_prompt_explains_it_best() -> None:
+    bare = _arrays(-20.0, -20.0, -20.0, -20.0)
+    found = carrying({"pirate": _arrays(9.0, 2.0, 0.5, 6.0), "formal": _arrays(1.5, 8.0, 0.2, 5.0)}, bare)
+    assert found["pirate"].tolist() == [True, False, False, True]
+    assert found["formal"].tolist() == [False, True, False, True]
+    assert carrying({}, bare) == {}
+
+
+def test_no_row_carries_a_trait_that_explains_next_to_nothing_of_strange_text() -> None:
+    by_prompt = {"pirate": _arrays(9.0, 9.0)}
+    assert carrying(by_prompt, _arrays(-40.0, -40.0))["pirate"].all()
+    assert not carrying(by_prompt, _arrays(-190.0, -190.0))["pirate"].any()
 
 
 def _attribution() -> Attribution:
