@@ -224,7 +224,7 @@ def test_every_fault_is_in_one_list_or_skipped_by_choice(tmp_path: Path, caplog:
     with pytest.raises(DataError, match=r"3 of 5 rows cannot be used") as caught:
         read_chat(path)
     assert f"{path}:3: not valid JSON" in str(caught.value)
-    assert "skip_bad_rows" in caught.value.todo
+    assert "--skip-bad-rows" in caught.value.todo
     with caplog.at_level(logging.WARNING, logger="trimtab"):
         rows = read_chat(path, skip_bad=True)
     assert list(rows) == GOOD[:1] * 2
