@@ -52,7 +52,8 @@ def from_json(kind: type[RecordT], text: bytes | str, *, source: str = "<memory>
         raise StorageError(
             f"{source} is not a valid {kind.__name__}: {where}: {first['msg']}",
             allowed=f"a {kind.__name__} file written by trimtab",
-            todo="check that it is the right file; if trimtab made it and it is damaged, move it away and run the same command again",
+            todo="check that it is the right file; if trimtab made it and it is damaged, move it away and "
+            "run the same command again",
         ) from error
 
 
