@@ -84,8 +84,8 @@ def show_captured(done: Captured, card: StoreCard, part: Part, folder: Path) -> 
     if done.written:
         rate = done.tokens / max(done.seconds, 1e-9)
         console.print(
-            f"{who}{done.tokens:,} tokens at {len(card.identity.sites)} sites, {done.size / 1e6:,.1f} MB in "
-            f"{done.written} shards, {done.seconds:.1f} s: {rate:,.0f} tokens/s kept, "
+            f"{who}{done.tokens:,} tokens at {_count(len(card.identity.sites), 'site')}, {done.size / 1e6:,.1f} MB in "
+            f"{_count(done.written, 'shard')}, {done.seconds:.1f} s: {rate:,.0f} tokens/s kept, "
             f"{done.read / max(done.seconds, 1e-9):,.0f} tokens/s read"
         )
         shares = card.packing.padding_share
@@ -94,11 +94,17 @@ def show_captured(done: Captured, card: StoreCard, part: Part, folder: Path) -> 
             f"whole set packed {shares['packed']:.1%}, padded {shares['padded']:.1%})"
         )
     if done.kept or done.redone:
-        console.print(f"{who}kept {done.kept} shards that were whole; redid {len(done.redone)} damaged ones")
+        console.print(
+            f"{who}kept {_count(done.kept, 'shard')} that were whole already; did {len(done.redone)} damaged ones again"
+        )
     console.print(
         f"{'wrote' if done.complete else 'other processes still write to'} {escape(str(folder))}",
         soft_wrap=True,
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _device() -> torch.device | None:

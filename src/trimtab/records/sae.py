@@ -46,7 +46,7 @@ class SaeSettings(Settings):
         default=None, gt=0, description="tokens without firing after which a feature is dead; default: a tenth of all"
     )
     auxiliary: float = Field(default=1 / 32, ge=0, description="weight of the AuxK loss that revives dead features")
-    auxiliary_k: int | None = Field(default=None, gt=0, description="dead features in it; default: half of d_model")
+    auxiliary_k: int | None = Field(default=None, gt=0, description="dead features in it on a token; default: k")
     prefixes: tuple[float, ...] = Field(
         default=MATRYOSHKA_PREFIXES, description="nested shares of the features (matryoshka); rising, the last is 1"
     )

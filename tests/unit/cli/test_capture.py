@@ -47,7 +47,7 @@ def test_capture_says_what_it_did_and_resumes(data: Path, tmp_path: Path) -> Non
     assert "padding" in printed
     assert store.card.identity.max_length == 2048
     again = run(data, tmp_path / "acts", *options)
-    assert f"kept {shards} shards that were whole; redid 0 damaged ones" in again
+    assert f"kept {shards} shards that were whole already; did 0 damaged ones again" in again
     with pytest.raises(StorageError, match="dtype: bfloat16 there, float32 now"):
         run(data, tmp_path / "acts", *options, "--dtype", "float32")
 

@@ -30,7 +30,7 @@ root = Path(sys.argv[2])
 from store_world import SETTINGS, SITES, contents, llama, make_rows
 from trimtab.lens.store.write import capture_store
 
-lm, rows = llama(), make_rows()
+lm, rows = llama(), make_rows(9)
 
 def in_a_process(folder, *, kill_at=None, rank=None, world=1):
     pid = os.fork()

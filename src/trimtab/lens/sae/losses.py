@@ -10,7 +10,9 @@ model to another.
 * ``jumprelu`` (Rajamanoharan et al., 2407.14435): those above a learned threshold each, with the L0 penalty
   ``(L0 / k - 1)^2`` and straight-through gradients to the thresholds.
 
-All four add AuxK (2406.04093, appendix A.2): features that have not fired for long rebuild the error of the others.
+All four add AuxK (2406.04093, appendix A.2): features that have not fired for long rebuild the error of the others. By
+default as many of them on a token as are active on it, where the paper takes half of ``d_model``: what they learn is
+then as sparse as what they are to join.
 """
 
 from __future__ import annotations
@@ -180,7 +182,9 @@ def step_loss(
     loss = errors.mean() + penalty
     if settings.auxiliary > 0 and bool(dead.any()):
         error = (tokens - rebuilt[:, -1]).detach()
-        loss = loss + settings.auxiliary * auxiliary_loss(weights, tokens, error, dead, settings.auxiliary_k)
+        loss = loss + settings.auxiliary * auxiliary_loss(
+            weights, tokens, error, dead, settings.auxiliary_k or settings.k
+        )
     fired = torch.zeros_like(dead).index_fill(0, places.features[active > 0], True)
     return StepLoss(loss=loss, fvu=errors[-1].detach(), l0=l0.detach(), fired=fired)
 
@@ -202,7 +206,7 @@ def auxiliary_loss(
     tokens: Float[Tensor, "token d_model"],
     error: Float[Tensor, "token d_model"],
     dead: Bool[Tensor, " feature"],
-    most: int | None,
+    most: int,
 ) -> Float[Tensor, ""]:
     """AuxK: share of the error that the dead features with the highest pre-activations leave.
 
@@ -211,10 +215,10 @@ def auxiliary_loss(
         tokens: Scaled tokens.
         error: What the other features leave, without gradient.
         dead: Features to revive.
-        most: How many of them on a token; default: half of ``d_model``.
+        most: How many of them on a token.
     """
     numbers = dead.nonzero().flatten()
-    k = min(most or max(1, tokens.shape[1] // 2), len(numbers))
+    k = min(most, len(numbers))
     seen = (tokens - weights.decoder_bias) @ weights.encoder[numbers].T + weights.encoder_bias[numbers]
     highest = seen.topk(k, dim=1, sorted=False)
     active = torch.zeros_like(seen).scatter(1, highest.indices, highest.values)

@@ -38,7 +38,7 @@ THRESHOLD_BATCHES: Final = 64
 
 MEDIAN_STEPS: Final = 64
 LONG_RUN: Final = 60_000
-MOST_BOOST: Final = 4.0
+MOST_BOOST: Final = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
