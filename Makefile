@@ -18,11 +18,12 @@ unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench science clean
+.PHONY: help setup demo demo-hallucination test check bench science clean
 
 help:
 	@echo "make setup     create .venv with exact versions (constraints.txt)"
 	@echo "make demo      the whole loop on the embedded lab; report in runs/demo"
+	@echo "make demo-hallucination   the lab model learns to make less up; report in runs/demo-hallucination"
 	@echo "make test      all tests"
 	@echo "make check     formatting, lint, mypy, pyright"
 	@echo "make bench     speed and memory as ratios; bench/results.json"
@@ -42,6 +43,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/trimtab demo --output runs/demo
+
+demo-hallucination: $(STAMP)
+	$(BIN)/trimtab reward demo --output runs/demo-hallucination
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from bench import capture, passes, probes, processes, sae
+from bench import capture, monitor, passes, probes, processes, sae
 from bench.measure import write
 
 PARTS = {
@@ -19,6 +19,7 @@ PARTS = {
     "store": capture.capture_to_disk,
     "probes": probes.probe_sweep,
     "sae": sae.sae_training,
+    "monitor": monitor.monitored_generation,
 }
 
 if __name__ == "__main__":

@@ -6,7 +6,19 @@ import sys
 
 import torch
 
-from science import directions, forecast_outcome, lab_recipe, labels, lenses, manifolds, surfacing, tier_chart, unnamed
+from science import (
+    best_of,
+    directions,
+    forecast_outcome,
+    lab_recipe,
+    labels,
+    lenses,
+    manifolds,
+    obfuscation_map,
+    surfacing,
+    tier_chart,
+    unnamed,
+)
 
 EXPERIMENTS = {
     "directions": directions.run,
@@ -17,9 +29,11 @@ EXPERIMENTS = {
     "surfacing": surfacing.run,
     "unnamed": unnamed.run,
     "forecast_outcome": forecast_outcome.run,
+    "best_of": best_of.run,
+    "obfuscation_map": obfuscation_map.run,
     "lab_recipe": lab_recipe.run,
 }
-ON_REQUEST = {"lab_recipe"}
+ON_REQUEST = {"lab_recipe", "obfuscation_map"}
 """Named only: they take more than half an hour."""
 
 if __name__ == "__main__":

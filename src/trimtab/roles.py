@@ -6,17 +6,19 @@ hold those, and none of them imports another. What passes between them are recor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedModel
 
 from trimtab.model.host import Host
+from trimtab.records.claims import Asked, Claim, Grade, Prompt, Said
 from trimtab.records.exam import Exam
 from trimtab.records.forecast import Forecast
 from trimtab.records.ledger import Ledger, Spec
 from trimtab.records.results import Answer
+from trimtab.records.rewards import Scored
 from trimtab.records.rows import ChatRow, Fit, Rows, Tune
 from trimtab.records.training import Encoded, Surface, TrainingRow
 
@@ -82,4 +84,75 @@ class Verifier(Protocol):
 
     def __call__(self, host: Host, student: PreTrainedModel, exams: Sequence[Exam]) -> tuple[Answer, ...]:
         """Every answer to every exam, in exam order."""
+        ...
+
+
+@runtime_checkable
+class Splitter(Protocol):
+    """Finds the claims of answers."""
+
+    def __call__(self, answers: Sequence[str]) -> tuple[tuple[Claim, ...], ...]:
+        """The claims of each answer, in the order in which they stand in it; they do not overlap."""
+        ...
+
+
+@runtime_checkable
+class Grader(Protocol):
+    """Says whether claims are true. It never sees which model made them, nor what a probe thought of them."""
+
+    @property
+    def name(self) -> str:
+        """Short name with everything that its verdicts depend on (model, documents): verdicts are kept under it."""
+        ...
+
+    def __call__(self, asked: Sequence[Asked]) -> tuple[Grade, ...]:
+        """One grade per claim, in order."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads how likely claims are to be right, from text alone: nothing of a student fits into ``Said``."""
+
+    def __call__(self, said: Sequence[Said]) -> tuple[tuple[float, ...], ...]:
+        """Calibrated probabilities that the claims of each answer are right, in order."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What answers earn.
+
+    It is given text and gives numbers: no tensor of a student fits through it, so no gradient can flow back (DESIGN,
+    principle 2).
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name, for curves."""
+        ...
+
+    def __call__(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, ended: Sequence[bool], wanted: Sequence[float]
+    ) -> tuple[Scored, ...]:
+        """Score answers.
+
+        Args:
+            prompts: The conversation before each answer.
+            answers: The answers.
+            ended: Whether each answer came to its end, or was cut.
+            wanted: Claims that the host makes in answer to each prompt.
+        """
+        ...
+
+    def adapt(self) -> Mapping[str, float]:
+        """Follow what was measured since the last call; returns what it then stands at, for curves."""
+        ...
+
+    def state(self) -> Mapping[str, float]:
+        """What a resumed training has to know."""
+        ...
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from ``state``."""
         ...

@@ -11,7 +11,19 @@ import pytest
 
 import trimtab
 
-HEAVY = {"torch", "transformers", "numpy", "scipy", "sklearn", "pydantic", "peft", "datasets", "pandas", "accelerate"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pydantic",
+    "peft",
+    "datasets",
+    "pandas",
+    "accelerate",
+}
 INIT = Path(__file__).parents[2] / "src" / "trimtab" / "__init__.py"
 
 REPORT = (

@@ -13,15 +13,18 @@ from transformers import PreTrainedModel
 
 from trimtab.data.read import read_chat
 from trimtab.data.split import split_rows
+from trimtab.llm.prompts import Request
+from trimtab.llm.replies import parse_text
 from trimtab.model.hooks import ReadHook, WriteHook, gradient_writing, reading, writing
 from trimtab.model.host import Host
+from trimtab.records.claims import Claim, Prompt, Said
 from trimtab.records.exam import Exam, ExamRow
 from trimtab.records.figures import Figure, Measured, Unmeasured
 from trimtab.records.ledger import Ruling
 from trimtab.records.rows import ChatRow, Fit, HeldOut, Message, Rows, Split, Tune
 from trimtab.records.site import Site
 from trimtab.records.training import Encoded
-from trimtab.roles import Control, Observer, Verifier
+from trimtab.roles import Control, Observer, Reader, Reward, Verifier
 
 
 def look(activation: Tensor, site: Site) -> None:
@@ -59,6 +62,25 @@ def a_logger_is_not_a_steering_hook(model: PreTrainedModel) -> None:
 def the_host_is_not_a_student(verify: Verifier, host: Host, student: PreTrainedModel, exams: Sequence[Exam]) -> None:
     verify(host, host, exams)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     verify(student, student, exams)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def no_tensor_of_a_student_goes_into_a_reward(read: Reader, reward: Reward, prompt: Prompt, hidden: Tensor) -> None:
+    read(hidden)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    read([hidden])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    Said(prompt=prompt, answer=hidden, claims=())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Claim(text="a claim.", start=0, end=hidden)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    reward([prompt], hidden, ended=[True], wanted=[1.0])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    reward([prompt], [hidden], ended=[True], wanted=[1.0])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    reward([prompt], ["a claim."], ended=[True], wanted=[hidden])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    loss: Tensor = reward([prompt], ["a claim."], ended=[True], wanted=[1.0])[0].total  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    del loss
+
+
+def text_of_a_dataset_is_no_instruction(row: str) -> None:
+    """Only pyright tells literal text from other text; to mypy a ``LiteralString`` is a ``str``."""
+    Request(purpose="grade", system=row, user=(), parse=parse_text)  # pyright: ignore[reportArgumentType]
+    Request(purpose="grade", system="Grade it.", user=(row,), parse=parse_text)  # pyright: ignore[reportArgumentType]
+    Request(purpose="grade", system=f"Grade {row}.", user=(), parse=parse_text)  # pyright: ignore[reportArgumentType]
 
 
 def misspelt() -> None:

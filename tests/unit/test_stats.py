@@ -180,6 +180,74 @@ def test_clustered_mean_refuses_ragged_and_reports_empty() -> None:
     assert isinstance(stats.clustered_mean([[1.0, math.nan]]), Unmeasured)
 
 
+def ratio_draws(top: np.ndarray, bottom: np.ndarray, resamples: int) -> np.ndarray:
+    """The pigeonhole bootstrap of a ratio by drawing rows and columns one by one."""
+    rng, draws = np.random.default_rng(29), list[float]()
+    for _ in range(resamples):
+        rows = rng.integers(0, top.shape[0], top.shape[0])
+        columns = rng.integers(0, top.shape[1], top.shape[1])
+        draws.append(top[np.ix_(rows, columns)].sum() / bottom[np.ix_(rows, columns)].sum())
+    return np.array(draws)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_clustered_ratio_is_what_drawing_seeds_and_questions_gives(seeds: int) -> None:
+    rng = np.random.default_rng(31)
+    bottom = rng.integers(0, 5, (seeds, 60)).astype(float)
+    top = rng.binomial(bottom.astype(int), rng.random((1, 60)) * 0.6).astype(float)
+    figure = measured(stats.clustered_ratio(list(top), list(bottom), resamples=10_000))
+    low, high = np.quantile(ratio_draws(top, bottom, 10_000), [0.025, 0.975])
+    assert figure.value == top.sum() / bottom.sum()
+    assert figure.n == bottom.sum()
+    assert (figure.low, figure.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+
+
+def test_clustered_ratio_over_ones_is_clustered_mean() -> None:
+    table = np.random.default_rng(37).normal(size=(3, 40))
+    ratio = measured(stats.clustered_ratio(list(table), [[1.0] * 40] * 3, resamples=2000))
+    mean = measured(stats.clustered_mean(list(table), resamples=2000))
+    assert (ratio.value, ratio.low, ratio.high, ratio.n) == pytest.approx((mean.value, mean.low, mean.high, mean.n))
+
+
+def test_clustered_ratio_counts_claims_of_one_answer_together() -> None:
+    """Twenty claims of two answers that stand or fall together are no twenty answers."""
+    apart = measured(stats.clustered_ratio([[1.0, 0.0] * 10], [[1.0] * 20]))
+    together = measured(stats.clustered_ratio([[5.0, 0.0] * 2], [[5.0] * 4]))
+    assert (apart.value, apart.n) == (together.value, together.n) == (0.5, 20)
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_clustered_ratio_of_all_or_nothing_keeps_wilsons_doubt(part: float) -> None:
+    wholes = [[2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 5.0, 1.0]]
+    figure = measured(stats.clustered_ratio([[part * n for n in row] for row in wholes], wholes))
+    doubt = stats.wilson(3 * int(part), 3)
+    assert (figure.value, figure.low, figure.high, figure.n) == (part, doubt.low, doubt.high, 12)
+
+
+def test_clustered_ratio_sets_resamples_without_a_whole_aside() -> None:
+    figure = measured(stats.clustered_ratio([[2.0, 0.0, 0.0, 0.0]], [[2.0, 2.0, 0.0, 0.0]]))
+    assert (figure.value, figure.low, figure.high, figure.n) == (0.5, 0.0, 1.0, 4)
+
+
+def test_clustered_ratio_of_one_question_has_no_interval() -> None:
+    assert isinstance(stats.clustered_ratio([[1.0, 0.0, 0.0]], [[2.0, 0.0, 0.0]]), Unmeasured)
+    assert measured(stats.clustered_ratio([[0.0] * 3], [[2.0, 0.0, 0.0]])).high == stats.wilson(0, 1).high
+
+
+def test_clustered_ratio_refuses_ragged_and_reports_empty() -> None:
+    for tops, bottoms in (
+        ([[1.0, 2.0]], [[1.0]]),
+        ([[1.0, 2.0]], [[1.0, 2.0]] * 2),
+        ([[1.0, 0.0], [1.0]], [[1.0, 1.0]] * 2),
+    ):
+        with pytest.raises(UsageError, match=r"parts .*, wholes"):
+            stats.clustered_ratio(tops, bottoms)
+    empty = ([], []), ([[1.0]], [[1.0]]), ([[0.0] * 3], [[0.0] * 3]), ([[math.nan, 0.0]], [[1.0, 1.0]])
+    assert all(isinstance(stats.clustered_ratio(tops, bottoms), Unmeasured) for tops, bottoms in empty)
+    assert isinstance(stats.clustered_ratio([[1.0, 0.0]], [[math.inf, 1.0]]), Unmeasured)
+
+
 # AUROC
 
 

@@ -229,6 +229,7 @@ def show_labels(labels: Sequence[FeatureLabel]) -> None:
     tiers = Counter(item.tiers.tier for item in labels)
     waiting = Counter(item.waits_for for item in labels if item.waits_for != "nothing")
     told = [f"{count} {tier}" for tier, count in tiers.most_common()]
-    told += [f"{count} wait for a {who}" for who, count in waiting.most_common()]
+    told += [f"{count} wait{'s' * (count == 1)} for a {who}" for who, count in waiting.most_common()]
     judges = sorted({score.judge for item in labels for score in item.scores if score.scorer != "embedding"})
-    console.print(f"{len(labels)} features: {', '.join(told)}. Judged by {escape('; '.join(judges)) or 'nobody'}.")
+    count = f"{len(labels)} feature{'s' * (len(labels) != 1)}"
+    console.print(f"{count}: {', '.join(told)}. Judged by {escape('; '.join(judges)) or 'nobody'}.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from trimtab.cli import bank, capture, concept, label, manifold, probe, sae
+from trimtab.cli import bank, capture, concept, label, manifold, probe, reward, sae
 from trimtab.cli.lazy import LazyModule
 from trimtab.errors import TrimtabError
 
@@ -43,6 +43,7 @@ app.add_typer(concept.app, name="concept")
 app.add_typer(probe.app, name="probe")
 app.add_typer(sae.app, name="sae")
 app.add_typer(manifold.app, name="manifold")
+app.add_typer(reward.app, name="reward")
 app.add_typer(lab, name="lab")
 
 Model = Annotated[str, typer.Option("--model", help="`lab`, a Hugging Face id, or a folder.")]

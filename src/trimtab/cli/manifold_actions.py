@@ -15,6 +15,7 @@ from rich.table import Table
 
 from trimtab.cli.capture_actions import parse_sites
 from trimtab.cli.progress import bars
+from trimtab.cli.show import number
 from trimtab.data.select import Selection, select_rows
 from trimtab.errors import UsageError
 from trimtab.lens.base import save_lens
@@ -104,27 +105,19 @@ def manifold_settings(settings: Mapping[str, object]) -> ManifoldSettings:
 
 
 def show_sweep(sweep: ManifoldSweep) -> None:
-    """One line per site: best curve, what it explains and predicts, p and q, whether the order is right."""
+    """Per site: best curve, what it explains and predicts, p and q, whether the order is right."""
     first = sweep.reports[0]
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         title=f"{escape(first.concept)}: {len(first.classes)} classes, {sum(first.counts)} examples",
         title_justify="left",
         title_style="bold",
     )
-    for name in (
-        "site",
-        "best curve",
-        "explained",
-        "left-out",
-        "p",
-        "q over sites",
-        "order",
-        "error left out",
-        "chance",
-    ):
-        table.add_column(name)
+    table.add_column("site, best curve", min_width=18)
+    for name in ("explained", "left-out", "p, q", "order", "error left out"):
+        table.add_column(name, justify="left" if name == "order" else "right", no_wrap=True)
     for report, q_value in zip(sweep.reports, sweep.q_values, strict=True):
         table.add_row(*_row(report, q_value))
     console.print(table)
@@ -140,16 +133,14 @@ def _row(report: ManifoldReport, q_value: float) -> tuple[str, ...]:
     geometry = report.geometry
     order = "–" if geometry.held_out_order_right is None else "right" if geometry.held_out_order_right else "differs"
     error = geometry.held_out_error
+    shown = number(error) if isinstance(error, Measured) else "–"
     return (
-        str(report.site),
-        str(report.best.curve),
+        f"{report.site}\n[dim]{report.best.curve}[/dim]",
         f"{report.best.explained:.2f}",
         f"{report.best.predicted:.2f}",
-        f"{report.p_search:.2g}",
-        f"{q_value:.2g}",
+        f"{report.p_search:.2g}\n[dim]q {q_value:.2g}[/dim]",
         order,
-        str(error) if isinstance(error, Measured) else "–",
-        f"{geometry.chance_error:.3g}",
+        f"{shown}\n[dim]chance {geometry.chance_error:.2f}[/dim]",
     )
 
 

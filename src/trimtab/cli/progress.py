@@ -22,7 +22,10 @@ from trimtab.loop.prepare import Progress as Report
 
 @contextmanager
 def bars(console: Console) -> Generator[Report]:
-    """Progress bars for any number of stages side by side; between stages the terminal is free for questions."""
+    """Progress bars for any number of stages side by side; between stages the terminal is free for questions.
+
+    Where no terminal reads along (a file, a pipe) there are only the lines.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -30,7 +33,7 @@ def bars(console: Console) -> Generator[Report]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, transient=True)
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
     open_tasks: dict[str, TaskID] = {}
 
     def report(stage: str, done: int, total: int) -> None:

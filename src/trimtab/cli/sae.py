@@ -1,4 +1,4 @@
-"""``trimtab sae``: signatures and help; what the commands do lives in ``cli/sae_actions.py``."""
+"""``trimtab sae``: signatures and help; ``cli/sae_actions.py`` and ``cli/sae_clusters.py`` hold what they do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typer
 from trimtab.cli.lazy import LazyModule
 
 if TYPE_CHECKING:
-    from trimtab.cli import sae_actions
+    from trimtab.cli import sae_actions, sae_clusters
 else:
     sae_actions = LazyModule("trimtab.cli.sae_actions")
+    sae_clusters = LazyModule("trimtab.cli.sae_clusters")
 
 app = typer.Typer(help="Sparse autoencoders, in SAELens's format.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -105,4 +106,41 @@ def evaluate(
         concepts=tuple(concept or ()),
         how=(role.value, tokens, seed),
         json_out=json_out,
+    )
+
+
+@app.command("clusters")
+def clusters(
+    sae: Annotated[str, typer.Argument(help="Folder, or Hub repository OWNER/NAME, in SAELens's format.")],
+    data: Annotated[Path, typer.Option("--data", help="Rows on which features fire together or not; no labels.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder: clusters.json, and one folder per lens.")],
+    model: Annotated[str, typer.Option("--model", help="`lab`, a Hugging Face id, or a folder.")] = "lab",
+    revision: Annotated[str | None, typer.Option(help="Git revision of the model; pin it.")] = None,
+    subfolder: Annotated[str, typer.Option(help="Folder of the autoencoder inside its repository.")] = "",
+    sae_revision: Annotated[str | None, typer.Option(help="Git revision of the autoencoder; pin it.")] = None,
+    site: Annotated[str | None, typer.Option(help="Where it reads, if its configuration does not say.")] = None,
+    input_scale: Annotated[
+        float | None, typer.Option(help="Factor of its input, if its configuration wants one and has none.")
+    ] = None,
+    role: Annotated[Role, typer.Option(help="Whose words are read.")] = Role.assistant,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to read.")] = 200_000,
+    smallest: Annotated[int, typer.Option(min=2, help="Fewest features of a cluster.")] = 4,
+    edges: Annotated[
+        float, typer.Option(help="Share of all pairs of features that are joined, strongest first.")
+    ] = 0.01,
+    density: Annotated[float, typer.Option(help="Higher gives more and tighter clusters.")] = 0.05,
+    trust_model_match: Annotated[
+        bool, typer.Option("--trust-model-match", help="Believe that it belongs to the model; no hash says so.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search for communities.")] = 0,
+) -> None:
+    """Features that fire on the same rows, as lenses: what shows without being asked for."""
+    sae_clusters.clusters(
+        sae,
+        source=(subfolder, sae_revision, site, input_scale),
+        host=(model, revision, trust_model_match),
+        data=data,
+        out=out,
+        how=(role.value, tokens),
+        settings=(smallest, edges, density, seed),
     )

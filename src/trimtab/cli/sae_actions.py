@@ -30,9 +30,10 @@ from trimtab.lens.sae.source import StoreTokens
 from trimtab.lens.sae.splice import splice
 from trimtab.lens.sae.train import train_sae
 from trimtab.lens.spans import Spans, read_spans
+from trimtab.lens.store.layout import rows_hashes
 from trimtab.lens.store.read import Store
 from trimtab.model.host import Host
-from trimtab.records.figures import Figure
+from trimtab.records.figures import Figure, Unmeasured
 from trimtab.records.io import save
 from trimtab.records.lens import Selected
 from trimtab.records.rows import HeldOut
@@ -43,6 +44,7 @@ from trimtab.train.threads import fixed_threads, training_threads
 console = Console(highlight=False)
 
 MAX_LENGTH = 2048
+SAME_ROWS = "These are the rows that it was trained on: take others to judge it."
 
 Stage = Callable[[str, int, int], None]
 
@@ -165,7 +167,7 @@ def _from_store(sae: SparseAutoencoder, store: Store, most: int, *, trust: bool)
     sae = match_model(sae, origin, trust_model_match=trust)
     remark = ""
     if origin.data_hash == sae.card.origin.data_hash and origin.selection_hash == sae.card.origin.selection_hash:
-        remark = "These are the tokens that it was trained on: capture other rows to judge it."
+        remark = SAME_ROWS
     spans = store.spans(sae.site)
     if len(spans.values) > most:
         step = -(-len(spans.values) // most)
@@ -180,7 +182,8 @@ def _from_rows(sae: SparseAutoencoder, lm: Host, data: Path, role: str, most: in
     edges = list(accumulate(len(row.positions) for row in selected))
     kept = selected[: max(1, sum(edge <= most for edge in edges))]
     spans = read_spans(lm, kept, [sae.site], progress=_stage(progress, "read rows"))[sae.site]
-    return _Material(spans=spans, rows=kept, remark="")
+    trained_on = rows_hashes(selected)[0] == sae.card.origin.data_hash
+    return _Material(spans=spans, rows=kept, remark=SAME_ROWS if trained_on else "")
 
 
 def _read_concepts(
@@ -208,7 +211,8 @@ def show_report(report: SaeReport, remark: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("figure", "value", "95% interval", "n"):
         table.add_column(name, justify="left" if name == "figure" else "right")
-    for name, figure in _lines(report.fidelity, report.splice):
+    lines = _lines(report.fidelity, report.splice)
+    for name, figure in lines:
         low, high, n = (
             ("", "", "") if figure.value is None else (f"{figure.low:.4g}", f"{figure.high:.4g}", f"{figure.n}")
         )
@@ -216,6 +220,9 @@ def show_report(report: SaeReport, remark: str) -> None:
         table.add_row(name, shown, f"{low}–{high}" if low else "", n)
     console.print(table)
     console.print(f"[dim]{report.fidelity.tokens:,} tokens; dead: fires on none of them, n counts features[/dim]")
+    for name, figure in lines:
+        if isinstance(figure, Unmeasured):
+            console.print(f"[dim]{name.strip()}: unmeasured: {escape(figure.reason)}[/dim]")
     if remark:
         console.print(f"[yellow]{escape(remark)}[/yellow]")
     if report.concepts:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, cast
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.data.template import Layout, Span, lay_out, messages_of
+from trimtab.data.template import Layout, Span, lay_out, messages_of, tokenise
 from trimtab.errors import DataError, Fault, ModelError, RefusedError, UsageError
 from trimtab.records.config import Settings
 from trimtab.records.lens import Selected
@@ -228,7 +228,7 @@ def _offsets(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> list[Span]:
     for base, end in pairwise([*layout.pieces, len(layout.text)]):
         if base == end:
             continue
-        found = tokenizer(layout.text[base:end], add_special_tokens=False, return_offsets_mapping=True)
+        found = tokenise(tokenizer, layout.text[base:end], offsets=True)
         reach = base
         for first, last in cast("list[Span]", found["offset_mapping"]):
             start, reach = min(base + first, reach), max(base + last, reach)

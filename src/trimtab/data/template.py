@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from trimtab.errors import DataError, Fault, ModelError, RefusedError
@@ -296,8 +296,23 @@ def _check_contents(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
             )
 
 
+def tokenise(tokenizer: PreTrainedTokenizerBase, text: str, *, offsets: bool = False) -> BatchEncoding:
+    """Tokens of rendered text, in which the template has put every control token that belongs there.
+
+    Not ``verbose``: the tokenizer would warn of texts longer than its ``model_max_length``, in which nothing is wrong.
+    Who calls this says how long a row may be and refuses longer ones by name.
+
+    Args:
+        tokenizer: Any tokenizer.
+        text: The text.
+        offsets: Also which characters each token covers (``offset_mapping``); fast tokenizers only.
+    """
+    found: BatchEncoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=offsets, verbose=False)
+    return found
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return cast("list[int]", tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    return cast("list[int]", tokenise(tokenizer, text)["input_ids"]) if text else []
 
 
 def _tokens(

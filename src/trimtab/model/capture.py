@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import Cache
 
 from trimtab.errors import UsageError
 from trimtab.model.base import HasModel
@@ -81,15 +82,24 @@ Keep: TypeAlias = Callable[[Site, Float[Tensor, "batch token d_model"]], None]
 """Takes an activation as soon as it is there; it must not change it in place."""
 
 
+class Run(Protocol):
+    """One forward pass under ``reader``."""
+
+    def __call__(
+        self, inputs: Mapping[str, Int[Tensor, "batch token"]], keep: Keep, cache: Cache | None = None, /
+    ) -> None:
+        """Run on ``inputs``, handing activations to ``keep``."""
+        ...
+
+
 @contextmanager
-def reader(
-    lm: HasModel, sites: Sequence[Site]
-) -> Generator[Callable[[Mapping[str, Int[Tensor, "batch token"]], Keep], None]]:
+def reader(lm: HasModel, sites: Sequence[Site]) -> Generator[Run]:
     """Hooks at ``sites`` for any number of forward passes, in which nothing is held for the caller.
 
     What is yielded runs one pass on keyword arguments of the decoder (``input_ids`` and, if wanted, ``attention_mask``
     and ``position_ids``), without gradients and without the language-model head, and hands each activation to ``Keep``,
-    once per site. The pass stops when the last site has been read: layers above it do not run.
+    once per site. The pass stops when the last site has been read: layers above it do not run. A third argument holds
+    keys and values of earlier tokens, which the pass goes on from and extends.
 
     Raises:
         UsageError: If the model lacks a site.
@@ -105,11 +115,15 @@ def reader(
 
     runs, device = decoder(lm.model), lm.model.device
 
-    def run(inputs: Mapping[str, Tensor], keep: Keep) -> None:
+    def run(inputs: Mapping[str, Tensor], keep: Keep, cache: Cache | None = None) -> None:
         left.update(sites)
         wanted[:] = [keep]
         with suppress(_AllRead):
-            runs(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False)
+            runs(
+                **{name: tensor.to(device) for name, tensor in inputs.items()},
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
 
     with torch.no_grad(), evaluating(lm.model), reading(lm.model, dict.fromkeys(sites, take)):
         yield run
@@ -160,7 +174,7 @@ def activation_gradients(
 
     with torch.enable_grad(), evaluating(lm.model, frozen=True):
         with writing(lm.model, dict.fromkeys(sites, start_graph)):
-            logits = _logits_where_learned(lm.model, input_ids.to(device), attention_mask.to(device), labels)
+            logits = logits_where_learned(lm.model, input_ids.to(device), attention_mask.to(device), labels)
         losses = functional.cross_entropy(logits.float(), labels[:, 1:][labels[:, 1:] != IGNORED], reduction="none")
         gradients = torch.autograd.grad(losses.sum(), [found[site] for site in sites])
     token_losses = torch.zeros(labels.shape, device=device)
@@ -172,10 +186,12 @@ def activation_gradients(
     )
 
 
-def _logits_where_learned(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+def logits_where_learned(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, cache: Cache | None = None
 ) -> Float[Tensor, "learned vocab"]:
     """Logits that predict the learned tokens, in row-major order.
+
+    With a ``cache`` of earlier tokens, ``attention_mask`` covers those too.
 
     The head is made to see the hidden states at those positions only, by a hook in front of it; whatever the model
     does to logits afterwards (soft-capping, scaling) is done by the model itself.
@@ -196,7 +212,9 @@ def _logits_where_learned(
     head = cast("Callable[[], nn.Module | None]", base.get_output_embeddings)()
     handle = None if head is None else head.register_forward_pre_hook(select)
     try:
-        logits: Tensor = base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        logits: Tensor = base(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=cache is not None
+        ).logits
     finally:
         if handle is not None:
             handle.remove()

@@ -56,28 +56,97 @@ def generate(
         DataError: If the template refuses a prompt.
         UsageError: If a number is out of range.
     """
-    if max_new_tokens < 1 or batch_size < 1 or not temperature >= 0:
-        raise UsageError(
-            f"max_new_tokens {max_new_tokens}, batch_size {batch_size}, temperature {temperature}",
-            allowed="max_new_tokens and batch_size of at least 1, temperature of at least 0",
-            todo="correct the number",
-        )
     encoded = [_encode(lm.tokenizer, prompt) for prompt in prompts]
     stops = stop_ids(lm)
-    answers = [""] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-    with torch.no_grad(), evaluating(lm.model), _neutral(lm.model, stops, max_new_tokens):
+    new = continue_ids(
+        lm, encoded, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
+    )
+    return [
+        cast(
+            "str",
+            lm.tokenizer.decode(
+                [token for token in ids if token not in stops],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            ),
+        )
+        for ids in new
+    ]
+
+
+def continue_ids(
+    lm: HasModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int | Sequence[int],
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """Continue sequences of token ids; sampling and hooks as in ``generate``, which is this with a template around it.
+
+    The random stream of a sequence hangs on its place among ``sequences``: to continue only some of them with the
+    streams that they would have among all, pass all, with 0 new tokens for the others.
+
+    Args:
+        lm: Model and tokenizer.
+        sequences: What the model has read so far: prompt, opening of the answer, words of the answer.
+        max_new_tokens: Most new tokens, of all or of each; a sequence with 0 is left alone.
+        temperature: Of the softmax; 0 is greedy.
+        seed: Of the sampling.
+        batch_size: Sequences per forward pass.
+
+    Returns:
+        The new tokens of each sequence, in order. The last is one of ``stop_ids`` if the model ended its answer, and no
+        other is.
+
+    Raises:
+        ModelError: If the model has no token that ends an answer.
+        UsageError: If a number is out of range, or a sequence that is to be continued is empty.
+    """
+    limits = [max_new_tokens] * len(sequences) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    _check_numbers(limits, len(sequences), max_new_tokens, batch_size, temperature)
+    wanted = [index for index, limit in enumerate(limits) if limit]
+    empty = [index for index in wanted if not sequences[index]]
+    if empty:
+        raise UsageError(
+            f"sequence {empty[0] + 1} has no token",
+            allowed="sequences of at least one token",
+            todo="begin with the tokens of the prompt (data.template.encode_prompt)",
+        )
+    stops = stop_ids(lm)
+    found: list[list[int]] = [[] for _ in sequences]
+    by_length = sorted(wanted, key=lambda index: len(sequences[index]))
+    with torch.no_grad(), evaluating(lm.model):
         for start in range(0, len(by_length), batch_size):
             chosen = by_length[start : start + batch_size]
             noise = [_Gumbel(chosen, seed, temperature)] if temperature > 0 else []
-            new = _generate_batch(lm.model, [encoded[index] for index in chosen], stops[0], noise)
+            with _neutral(lm.model, stops, max(limits[index] for index in chosen)):
+                new = _generate_batch(lm.model, [sequences[index] for index in chosen], stops[0], noise)
             for index, ids in zip(chosen, new, strict=True):
-                ended = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-                answers[index] = cast(
-                    "str",
-                    lm.tokenizer.decode(ids[:ended], skip_special_tokens=True, clean_up_tokenization_spaces=False),
-                )
-    return answers
+                ended = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+                found[index] = ids[: min(ended, limits[index])]
+    return found
+
+
+def _check_numbers(
+    limits: Sequence[int], count: int, max_new_tokens: int | Sequence[int], batch_size: int, temperature: float
+) -> None:
+    least = 1 if isinstance(max_new_tokens, int) else 0
+    if len(limits) != count or any(limit < least for limit in limits) or batch_size < 1 or not temperature >= 0:
+        given = max_new_tokens if isinstance(max_new_tokens, int) else f"({len(limits)} numbers, {count} sequences)"
+        raise UsageError(
+            f"max_new_tokens {given}, batch_size {batch_size}, temperature {temperature}",
+            allowed="max_new_tokens and batch_size of at least 1 (or one max_new_tokens of at least 0 per sequence), "
+            "temperature of at least 0",
+            todo="correct the number",
+        )
+
+
+def context_length(lm: HasModel) -> int:
+    """Most tokens that a model was made to read; where its configuration does not say, more than anybody has."""
+    config = lm.model.config.get_text_config(decoder=True)
+    return int(getattr(config, "max_position_embeddings", None) or 2**31)
 
 
 def stop_ids(lm: HasModel) -> list[int]:
@@ -108,7 +177,7 @@ def stop_ids(lm: HasModel) -> list[int]:
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
     text = _render(tokenizer, prompt, add_generation_prompt=True)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     return ids
 
 

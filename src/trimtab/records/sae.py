@@ -212,3 +212,66 @@ class SaeReport:
     fidelity: SaeFidelity
     splice: SaeSplice | None = None
     concepts: tuple[SaeConcept, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterRow:
+    """A row on which much of a cluster fires.
+
+    Attributes:
+        line: 1-based line of the data.
+        score: Share of the cluster that fires on it, weighted by centrality.
+        text: Words around the token on which most of it fires, with ``<<`` and ``>>`` around that token.
+    """
+
+    line: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """One cluster of features, as it is shown to a person.
+
+    Attributes:
+        name: Name of its lens's folder.
+        features: Their numbers, by falling centrality.
+        centrality: Sum of each feature's edge weights inside the cluster, same order.
+        fires: Share of rows on which at least half of it fires, weighted by centrality.
+        touched: Share of rows on which at least one of its features fires.
+        words: Words that stand in those rows more surely than in the others, most telling first.
+        rows: The rows on which most of it fires; no text twice.
+    """
+
+    name: str
+    features: tuple[int, ...]
+    centrality: tuple[float, ...]
+    fires: Figure
+    touched: float
+    words: tuple[str, ...]
+    rows: tuple[ClusterRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClustersReport:
+    """The clusters of one autoencoder on some data, largest first.
+
+    Attributes:
+        sae: The autoencoder, as it was named.
+        card: What is known of it.
+        data: What was read.
+        data_hash: Hash of its rows.
+        role: Whose turns were read.
+        rows: Rows read.
+        settings: How features were clustered.
+        clusters: What was found.
+    """
+
+    sae: str
+    card: SaeCard
+    data: str
+    data_hash: str
+    role: str
+    rows: int
+    settings: Mapping[str, int | float]
+    clusters: tuple[ClusterReport, ...]

@@ -16,7 +16,15 @@ from trimtab.stats.classify import (
 )
 from trimtab.stats.hull import pareto_hull
 from trimtab.stats.hypotheses import false_discovery, fisher_exact, mcnemar_exact, permutation_test
-from trimtab.stats.intervals import bootstrap, clustered_mean, mean_interval, paired_difference, rate, wilson
+from trimtab.stats.intervals import (
+    bootstrap,
+    clustered_mean,
+    clustered_ratio,
+    mean_interval,
+    paired_difference,
+    rate,
+    wilson,
+)
 from trimtab.stats.ranks import auroc, auroc_interval, spearman, spearman_interval
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "bootstrap",
     "calibration_error",
     "clustered_mean",
+    "clustered_ratio",
     "discrimination",
     "false_discovery",
     "fisher_exact",

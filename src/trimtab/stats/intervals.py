@@ -182,6 +182,63 @@ def clustered_mean(
     return Measured(value=value, low=low, high=high, n=table.size, level=level)
 
 
+def clustered_ratio(
+    parts_by_seed: Sequence[Values],
+    wholes_by_seed: Sequence[Values],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Figure:
+    """Sum of parts over sum of wholes, such as wrong claims per claim, with an interval over seeds and questions.
+
+    Seeds and questions are resampled as in ``clustered_mean``; ``n`` is the sum of the wholes. If every part is 0 or
+    equal to its whole, the interval is Wilson's with each question counted once.
+
+    Args:
+        parts_by_seed: What is counted in each answer: one row per seed, the same questions in the same order.
+        wholes_by_seed: Out of how much.
+        level: Confidence level.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+
+    Raises:
+        UsageError: If the tables differ in shape.
+    """
+    tops, bottoms = [floats(row) for row in parts_by_seed], [floats(row) for row in wholes_by_seed]
+    if len({len(row) for row in (*tops, *bottoms)}) > 1 or len(tops) != len(bottoms):
+        raise UsageError(
+            f"parts {[len(row) for row in tops]}, wholes {[len(row) for row in bottoms]}",
+            allowed="one part and one whole per question for every seed",
+            todo="ask every seed the same questions",
+        )
+    if not tops or len(tops[0]) < 2:
+        return Unmeasured(reason=f"{len(tops[0]) if tops else 0} questions; an interval needs at least 2")
+    top, bottom = np.stack(tops), np.stack(bottoms)
+    if not (np.isfinite(top).all() and np.isfinite(bottom).all()):
+        return Unmeasured(reason="a value is not finite")
+    count = int(bottom.sum())
+    if count < 1:
+        return Unmeasured(reason="there is nothing to take a share of")
+    value = float(top.sum() / bottom.sum())
+    seeds, questions = top.shape
+    asked = int((bottom.sum(0) > 0).sum())
+    if bool((top == 0).all()) or bool((top == bottom).all()):
+        doubt = wilson(asked if value else 0, asked, level)
+        return Measured(value=value, low=doubt.low, high=doubt.high, n=count, level=level)
+    if asked < 2:
+        return Unmeasured(reason="1 question has anything to take a share of; an interval needs at least 2")
+    rng = np.random.default_rng(seed)
+    seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    question_weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = np.einsum("rq,rq->r", seed_weights @ top, question_weights) / np.einsum(
+            "rq,rq->r", seed_weights @ bottom, question_weights
+        )
+    low, high = percentile_interval(draws[np.isfinite(draws)], level)
+    return Measured(value=value, low=low, high=high, n=count, level=level)
+
+
 def normal_quantile(level: float) -> float:
     """How many standard deviations a two-sided normal interval reaches; 1.96 at level .95.
 

@@ -16,7 +16,17 @@ from typing import Final, cast
 
 from trimtab.errors import StorageError
 
-_PACKAGES: Final = ("trimtab", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy")
+_PACKAGES: Final = (
+    "trimtab",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class MetricLine:
         learning_rate: Of the last of those steps.
         grad_norm: Norm of its gradient before clipping.
         seconds: Training time so far, over all resumptions.
+        terms: What else was measured, mean over the steps since the last line: parts of a reward, KL, entropy.
     """
 
     step: int
@@ -30,6 +32,7 @@ class MetricLine:
     learning_rate: float
     grad_norm: float
     seconds: float
+    terms: dict[str, float] = field(default_factory=dict[str, float])
 
 
 _LINE = TypeAdapter(MetricLine)
@@ -68,7 +71,9 @@ class Journal:
         """Mean loss since the last line; waits for the device."""
         return float(self.total) / max(1, self.steps)
 
-    def write(self, *, step: int, learning_rate: float, grad_norm: float) -> None:
+    def write(
+        self, *, step: int, learning_rate: float, grad_norm: float, terms: Mapping[str, float] | None = None
+    ) -> None:
         """Write a line and begin the next sum.
 
         Raises:
@@ -81,6 +86,7 @@ class Journal:
             learning_rate=learning_rate,
             grad_norm=grad_norm,
             seconds=round(self.seconds, 3),
+            terms=dict(terms or {}),
         )
         append_line(self.path, _LINE.dump_json(line))
         self.total, self.steps = 0.0, 0

@@ -13,6 +13,7 @@ work: locks go with the process that held them, and a student counts as trained 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from trimtab.errors import StorageError
+from trimtab.errors import StorageError, UsageError
 from trimtab.records.config import RunSettings, write_settings
 from trimtab.records.io import load, save, storage_error
 from trimtab.train.manifest import Manifest, check_identity, make_manifest
@@ -108,6 +109,21 @@ def locked(path: Path, *, patience: float = 0.0) -> Generator[None]:
         yield
     finally:
         lock.release()
+
+
+def refuse_several_processes() -> None:
+    """Refuse to train as one of several processes.
+
+    Raises:
+        UsageError: If torchrun or accelerate started this process beside others.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UsageError(
+            f"training started as one of {processes} processes (WORLD_SIZE)",
+            allowed="one process for one student",
+            todo="start without torchrun or accelerate; `jobs` trains several students side by side",
+        )
 
 
 def _refuse_foreign(path: Path) -> None:

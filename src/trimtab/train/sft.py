@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.batches import pad_id
 from trimtab.data.template import encode_rows, training_rows
-from trimtab.errors import DataError, StorageError, UsageError
+from trimtab.errors import DataError, StorageError
 from trimtab.model.host import Host
 from trimtab.model.sites import unwrap
 from trimtab.records.config import TrainSettings
@@ -36,7 +35,7 @@ from trimtab.train.checkpoints import (
 from trimtab.train.manifest import library_versions
 from trimtab.train.metrics import Journal, MetricLine, read_metrics, trim_metrics
 from trimtab.train.order import row_order
-from trimtab.train.runs import claim, locked
+from trimtab.train.runs import claim, locked, refuse_several_processes
 from trimtab.train.student import make_student
 from trimtab.train.threads import fixed_threads, training_threads
 from trimtab.train.trainer import Schedule, StudentTrainer, TrainProgress, training_arguments
@@ -187,7 +186,7 @@ def train_student(
         StorageError: If the folder cannot be written, is in use, is damaged, or was made by another call.
         UsageError: If started as one of several processes.
     """
-    _refuse_several_processes()
+    refuse_several_processes()
     prepared = prepare_rows(host.tokenizer, rows, controls, max_length=settings.max_length)
     whole_identity = {
         "settings": settings.model_dump(mode="json"),
@@ -314,13 +313,3 @@ def _finished(folder: Path) -> TrainResult:
 def _learned(row: Encoded) -> int:
     """Learned tokens; the first token of a row is never predicted."""
     return sum(label != IGNORED for label in row.labels[1:])
-
-
-def _refuse_several_processes() -> None:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UsageError(
-            f"training started as one of {processes} processes (WORLD_SIZE)",
-            allowed="one process for one student",
-            todo="start without torchrun or accelerate; `jobs` trains several students side by side",
-        )

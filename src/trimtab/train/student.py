@@ -34,16 +34,20 @@ def make_student(host: Host, settings: TrainSettings, *, seed: int) -> nn.Module
     student = host.student()
     if settings.method == "full":
         return student
-    config = LoraConfig(
+    with quiet_peft():
+        return cast("nn.Module", get_peft_model(student, lora_config(student, settings)))
+
+
+def lora_config(model: nn.Module, settings: TrainSettings) -> LoraConfig:
+    """The adapter of ``make_student``."""
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in student.modules()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    with _quiet_peft():
-        return cast("nn.Module", get_peft_model(student, config))
 
 
 def load_student(host: Host, folder: Path) -> LanguageModel:
@@ -54,7 +58,7 @@ def load_student(host: Host, folder: Path) -> LanguageModel:
         ModelError: If its weights cannot be read.
     """
     if (folder / "adapter_config.json").is_file():
-        with _quiet_peft():
+        with quiet_peft():
             wrapped = PeftModel.from_pretrained(host.student(), str(folder))
             merged = cast("PreTrainedModel", wrapped.merge_and_unload())
         merged.requires_grad_(False)
@@ -74,7 +78,7 @@ def load_student(host: Host, folder: Path) -> LanguageModel:
 
 
 @contextmanager
-def _quiet_peft() -> Generator[None]:
+def quiet_peft() -> Generator[None]:
     """Keep PEFT's use of a Transformers name that is on its way out from the user's screen."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*is_gradient_checkpointing", category=FutureWarning)

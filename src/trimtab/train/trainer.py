@@ -69,12 +69,18 @@ class Schedule(Dataset[Encoded]):
         return self._rows[int(self._order[index])]
 
 
-class _Steps(TrainerCallback):
+class StepReport(TrainerCallback):
     """Logs the last step whatever its number, and reports every step."""
 
-    def __init__(self, journal: Journal, progress: Callable[[TrainProgress], None] | None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        progress: Callable[[TrainProgress], None] | None,
+        after_step: Callable[[int], None] | None = None,
+    ) -> None:
         self._journal = journal
         self._progress = progress
+        self._after_step = after_step
 
     @override
     def on_step_end(
@@ -82,6 +88,8 @@ class _Steps(TrainerCallback):
     ) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True
+        if self._after_step is not None:
+            self._after_step(state.global_step)
         if self._progress is not None:
             loss = self._journal.last_loss
             self._progress(TrainProgress(step=state.global_step, steps=state.max_steps, loss=loss))
@@ -99,7 +107,83 @@ def _no_progress_bar() -> Generator[None]:
             cast("Callable[[], None]", logging.enable_progress_bar)()
 
 
-class StudentTrainer(Trainer):
+class WholeTrainer(Trainer):
+    """What every trainer here adds to the Trainer: whole checkpoints, and none of weights that are not finite.
+
+    Set ``_arm`` and ``_journal`` before calling the Trainer's ``__init__``.
+    """
+
+    _arm: Path
+    _journal: Journal
+    _saved_use_cache: bool
+
+    @override
+    def floating_point_ops(self, inputs: Any) -> int:
+        """0: the Trainer would count every parameter anew at every step."""
+        return 0
+
+    @override
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Weights and configuration only: no pickled arguments, no look-up of the base model on the Hub."""
+        model = cast("Saveable", self.model)
+        target = str(output_dir or self._arm)
+        training_use_cache = model.config.use_cache
+        model.config.use_cache = self._saved_use_cache
+        try:
+            with _no_progress_bar():
+                if isinstance(self.model, PreTrainedModel):
+                    model.save_pretrained(target, state_dict=state_dict)
+                else:
+                    model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
+        finally:
+            model.config.use_cache = training_use_cache
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        self.refuse_not_finite("the loss", self._journal.mean(), step)
+        for name, parameter in cast("nn.Module", self.model).named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                self.refuse_not_finite(f"weight {name}", math.nan, step)
+        folder = self._arm / f"checkpoint-{step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            mark_complete(
+                folder,
+                step=step,
+                seconds=self._journal.seconds,
+                loss_total=float(self._journal.total),
+                loss_steps=self._journal.steps,
+            )
+        except (OSError, RuntimeError, SafetensorError, StorageError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, StorageError):
+                raise
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = error if isinstance(error, OSError) else OSError(first_line)
+            raise storage_error(folder, cause) from error
+        prune(self._arm)
+
+    def refuse_not_finite(self, what: str, value: float, step: int) -> None:
+        """Stop where a number is not finite.
+
+        Raises:
+            TrainingError: Says what, where, and which checkpoint is good.
+        """
+        if math.isfinite(value):
+            return
+        last = newest_complete(self._arm)
+        kept = "no checkpoint was written yet" if last is None else f"the last good checkpoint is {last.folder}"
+        rate = cast("torch.optim.Optimizer", self.optimizer).param_groups[0]["lr"]
+        raise TrainingError(
+            f"{what} is {value} at step {step} (learning rate {rate:.3g}); {kept}",
+            allowed="finite losses, gradients and weights",
+            todo="lower train.learning_rate or a control's strength, or raise train.warmup_steps, "
+            "and train into another folder",
+        )
+
+
+class StudentTrainer(WholeTrainer):
     """Trains one student in one folder.
 
     The loss is the Trainer's own: the mean over the learned tokens of a step. All that is added concerns what happens
@@ -129,14 +213,9 @@ class StudentTrainer(Trainer):
             args=args,
             train_dataset=schedule,
             data_collator=to_batch,
-            callbacks=[_Steps(journal, progress)],
+            callbacks=[StepReport(journal, progress)],
         )
         self.remove_callback(PrinterCallback)
-
-    @override
-    def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
-        """0: the Trainer would count every parameter anew at every step."""
-        return 0
 
     @override
     def training_step(
@@ -146,7 +225,7 @@ class StudentTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._journal.add(loss)
         if loss.device.type == "cpu":
-            self._refuse_not_finite("the loss", loss.item(), self.state.global_step + 1)
+            self.refuse_not_finite("the loss", loss.item(), self.state.global_step + 1)
         return loss
 
     @override
@@ -154,65 +233,10 @@ class StudentTrainer(Trainer):
         """As the Trainer's, and into ``metrics.jsonl``."""
         if "loss" in logs:
             step = self.state.global_step
-            self._refuse_not_finite("the mean loss of the last steps", self._journal.mean(), step)
-            self._refuse_not_finite("the gradient norm", logs["grad_norm"], step)
+            self.refuse_not_finite("the mean loss of the last steps", self._journal.mean(), step)
+            self.refuse_not_finite("the gradient norm", logs["grad_norm"], step)
             self._journal.write(step=step, learning_rate=logs["learning_rate"], grad_norm=logs["grad_norm"])
         super().log(logs, start_time)
-
-    @override
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Weights and configuration only: no pickled arguments, no look-up of the base model on the Hub."""
-        model = cast("Saveable", self.model)
-        target = str(output_dir or self._arm)
-        training_use_cache = model.config.use_cache
-        model.config.use_cache = self._saved_use_cache
-        try:
-            with _no_progress_bar():
-                if isinstance(self.model, PreTrainedModel):
-                    model.save_pretrained(target, state_dict=state_dict)
-                else:
-                    model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
-        finally:
-            model.config.use_cache = training_use_cache
-
-    @override
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        step = self.state.global_step
-        self._refuse_not_finite("the loss", self._journal.mean(), step)
-        for name, parameter in cast("nn.Module", self.model).named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                self._refuse_not_finite(f"weight {name}", math.nan, step)
-        folder = self._arm / f"checkpoint-{step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            mark_complete(
-                folder,
-                step=step,
-                seconds=self._journal.seconds,
-                loss_total=float(self._journal.total),
-                loss_steps=self._journal.steps,
-            )
-        except (OSError, RuntimeError, SafetensorError, StorageError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, StorageError):
-                raise
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            cause = error if isinstance(error, OSError) else OSError(first_line)
-            raise storage_error(folder, cause) from error
-        prune(self._arm)
-
-    def _refuse_not_finite(self, what: str, value: float, step: int) -> None:
-        if math.isfinite(value):
-            return
-        last = newest_complete(self._arm)
-        kept = "no checkpoint was written yet" if last is None else f"the last good checkpoint is {last.folder}"
-        rate = cast("torch.optim.Optimizer", self.optimizer).param_groups[0]["lr"]
-        raise TrainingError(
-            f"{what} is {value} at step {step} (learning rate {rate:.3g}); {kept}",
-            allowed="finite losses, gradients and weights",
-            todo="lower train.learning_rate or a control's strength, or raise train.warmup_steps, "
-            "and train into another folder",
-        )
 
 
 def training_arguments(settings: TrainSettings, *, folder: Path, seed: int, on_cpu: bool) -> TrainingArguments:

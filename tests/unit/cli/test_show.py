@@ -139,3 +139,4 @@ def test_progress_leaves_one_line_for_each_stage(console: Console) -> None:
         progress("[one]", 1, 1)
     done = [line.strip() for line in printed(console).splitlines() if "done" in line]
     assert [re.sub(r" \(.*", "", line) for line in done] == ["done: [one]", "done: two", "done: [one]"]
+    assert len(printed(console).splitlines()) == 3  # no bar, and no blank line where it would have stood

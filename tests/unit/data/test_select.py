@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from trimtab.data.select import Place, Selection, select_rows
-from trimtab.data.template import encode
+from trimtab.data.template import encode, encode_prompt
 from trimtab.errors import DataError, ModelError, UsageError
 from trimtab.model.load import load_model
 from trimtab.records.lens import Selected
@@ -314,3 +315,18 @@ def test_it_works_with_the_lab_model() -> None:
     row = say("what is 2 plus 3?", "arr, 2 plus 3 be 5.")
     chosen = select_rows(lm.tokenizer, [row], Selection(), max_length=100)[0]
     assert lm.tokenizer.decode([chosen.input_ids[p] for p in chosen.positions]).strip() == "arr, 2 plus 3 be 5."
+
+
+def test_a_row_longer_than_the_tokenizers_own_limit_is_no_reason_to_warn(
+    plain_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = with_template(plain_tokenizer, TEMPLATES["chatml"])
+    tokenizer.model_max_length = 5
+    tokenizer.deprecation_warnings = {}  # it warns once in its life
+    row = say("hello there", "it is so " * 20)
+    assert len(one(tokenizer, row).input_ids) > 5
+    encode_prompt(tokenizer, row["messages"][:1])
+    assert not caplog.records
+    tokenizer(row["messages"][1]["content"])
+    assert "longer than the specified maximum" in caplog.text

@@ -12,11 +12,14 @@ from filelock import FileLock
 from control_world import bank as make_bank
 from tiny_models import WIDTH
 from trimtab.errors import ModelError, StorageError, UsageError
+from trimtab.lab.sample import sample_rows
 from trimtab.lens import bank as module
 from trimtab.lens.bank import Bank, ReadCard, ReadConcept
 from trimtab.lens.bank_files import changing
 from trimtab.lens.base import Lens
 from trimtab.lens.directions import DirectionLens
+from trimtab.model.host import Host
+from trimtab.observe.forecast import ForecastSettings, observe
 from trimtab.records.figures import Measured, Unmeasured
 from trimtab.records.lens import Evidence, LensCard, Score
 from trimtab.records.site import Site
@@ -99,6 +102,19 @@ def test_only_concepts_that_push_are_offered_to_forecasts_and_controls() -> None
     bank.check_pushes()
     with pytest.raises(UsageError, match="no concept can push"):
         bank.without(*bank.names).check_pushes()
+
+
+def test_a_forecast_refuses_a_bank_in_which_nothing_pushes() -> None:
+    host, rows = Host.load("lab", self_check=False), sample_rows(8, 0)
+    site = Site(1)
+    empty = Bank.empty(name="read", model=host.name, model_hash=host.content_hash, site=site, sites=[site])
+    bank = empty.with_lens(lens(model_hash=host.content_hash))
+    assert [concept.name for concept in bank.everything] == ["evil"]
+    with pytest.raises(UsageError, match="'read', in which no concept can push"):
+        observe(host, rows, bank=bank)
+    mixed = Bank.load("lab").with_lens(lens(model_hash=host.content_hash))
+    seen = observe(host, rows, bank=mixed, settings=ForecastSettings(with_baselines=False, explain=False))
+    assert {item.concept for item in seen.forecast.concepts} == set(mixed.names)
 
 
 def test_a_lens_of_another_host_is_refused(tmp_path: Path) -> None:

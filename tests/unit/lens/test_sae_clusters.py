@@ -90,5 +90,7 @@ def test_too_few_features() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(UsageError, match="edges"):
-        ClusterSettings(edges=0.0)
+    with pytest.raises(UsageError, match=r"^edges 0, density -1\n"):
+        ClusterSettings(edges=0.0, density=-1.0)
+    with pytest.raises(UsageError, match=r"^smallest 1\n"):
+        ClusterSettings(smallest=1)

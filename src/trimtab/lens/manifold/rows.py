@@ -75,10 +75,13 @@ def read_classes(path: str | Path) -> ClassRows:
     lacking = sorted(names - values.keys()) if values else []
     if faults or lacking or len(names) < 4:
         raise DataError(
-            f"{path}: {len(faults)} of {len(rows) + len(faults)} rows cannot be used; {len(names)} classes"
-            + (f", without a value: {', '.join(lacking)}" if lacking else ""),
+            f"{path}: "
+            + (f"{len(faults)} of {len(rows) + len(faults)} rows cannot be used; " if faults else "")
+            + f"{len(names)} classes"
+            + (f" ({', '.join(sorted(names))})" if 0 < len(names) < 4 else "")
+            + (f"; without a value: {', '.join(lacking)}" if lacking else ""),
             allowed=f"{WANTED}; at least 4 classes, all of them with a value or none",
-            todo="correct the listed lines, or give every class a value",
+            todo="correct the lines, show at least 4 classes, and give all of them a value or none",
             faults=faults,
         )
     return ClassRows(

@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from trimtab.data.batches import Batch, batches, pad_id
 from trimtab.lens.spans import Spans, checked, starts_of
 from trimtab.model.base import LanguageModel
-from trimtab.model.capture import (
-    _logits_where_learned as logits_where_learned,  # pyright: ignore[reportPrivateUsage]
-)
-from trimtab.model.capture import evaluating
+from trimtab.model.capture import evaluating, logits_where_learned
 from trimtab.model.hooks import reading
 from trimtab.model.sites import check_site
 from trimtab.records.lens import Selected

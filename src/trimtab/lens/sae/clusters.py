@@ -58,10 +58,13 @@ class ClusterSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        shares = (self.edges, self.chance, self.commonest)
-        if not (all(0 < share <= 1 for share in shares) and self.smallest >= 2 and self.density > 0):
+        shares = {"edges": self.edges, "chance": self.chance, "commonest": self.commonest}
+        wrong = [f"{name} {share:g}" for name, share in shares.items() if not 0 < share <= 1]
+        wrong += [f"smallest {self.smallest}"] if self.smallest < 2 else []
+        wrong += [f"density {self.density:g}"] if not self.density > 0 else []
+        if wrong:
             raise UsageError(
-                f"{self}",
+                ", ".join(wrong),
                 allowed="edges, chance and commonest above 0 and up to 1, smallest >= 2, density > 0",
                 todo="correct the settings; the paper's edges and smallest are the defaults",
             )

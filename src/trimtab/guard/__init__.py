@@ -1,0 +1,1 @@
+"""Guards at inference time: what is read while a model answers."""

@@ -1,0 +1,86 @@
+"""``reward.yaml``: a whole run of feature rewards, one field to one setting, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError
+
+from trimtab.errors import UsageError
+from trimtab.records.claim_probe import Reading
+from trimtab.records.config import Settings
+from trimtab.records.harness import HarnessSettings
+from trimtab.records.io import write_bytes
+from trimtab.records.rewards import GrpoSettings, RewardSettings
+
+
+class ClaimRunSettings(Settings):
+    """A run that rewards a student for making fewer things up. ``trimtab reward run reward.yaml`` reads one."""
+
+    model: str = Field(description="`lab`, a Hugging Face id, or a folder")
+    revision: str | None = Field(default=None, description="git revision of a Hugging Face id; pin it")
+    questions: str | None = Field(
+        default=None, description="JSONL of questions (prompt, about, group, known); the lab brings its own"
+    )
+    documents: str | None = Field(
+        default=None,
+        description="folder or JSONL of reference documents that grade claims; the lab grades by its truth",
+    )
+    concept: str | None = Field(
+        default=None,
+        pattern=r"^(more|less) \S+$",
+        description="instead of made-up claims: `less flattery`, `more formal`; whole answers are read (lab's traits)",
+    )
+    probe: str | None = Field(
+        default=None, description="folder of a claim probe, or of a calibrated lens; default: one is fitted"
+    )
+    reading: Reading | None = Field(
+        default=None,
+        description="what the host reads claims by: probe, confidence, both, network; null: the best on Tune",
+    )
+    probe_questions: int = Field(default=900, gt=0, description="questions whose sampled answers the probe learns from")
+    train_questions: int = Field(default=600, gt=0, description="questions of training")
+    tune_questions: int = Field(default=150, gt=0, description="questions of calibration, and of each validation")
+    held_out_questions: int = Field(default=240, gt=0, description="questions of the final table")
+    reward: RewardSettings = Field(default_factory=RewardSettings, description="what answers earn")
+    train: GrpoSettings = Field(default_factory=GrpoSettings, description="how students are trained")
+    harness: HarnessSettings = Field(default_factory=HarnessSettings, description="how doubtful claims are dealt with")
+    best_of: int = Field(default=8, ge=1, le=64, description="answers of which the best by probe is kept, in `after`")
+    best_of_temperature: float = Field(default=1.0, gt=0, description="sampling temperature of those answers")
+    temperature: float = Field(default=0.0, ge=0, description="of single answers in the table, and under the harness")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="one student per seed"
+    )
+    jobs: int = Field(default=1, gt=0, description="students trained side by side (CPU: one thread each)")
+
+
+def read_claim_run(path: Path) -> ClaimRunSettings:
+    """Read ``reward.yaml``.
+
+    Raises:
+        UsageError: If the file is missing, is not YAML, or has a key or value that is not allowed.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"cannot read {path}: {error}",
+            allowed="a YAML file of reward settings",
+            todo="see docs/reference/reward-yaml.md",
+        ) from error
+    try:
+        return ClaimRunSettings.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
+        raise UsageError(
+            f"{path}: {faults}",
+            allowed="keys: " + ", ".join(ClaimRunSettings.model_fields),
+            todo="correct the named keys; docs/reference/reward-yaml.md lists each with its meaning",
+        ) from error
+
+
+def write_claim_run(settings: ClaimRunSettings, path: Path) -> None:
+    """Write ``reward.yaml``, atomically."""
+    write_bytes(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False).encode())

@@ -1,0 +1,283 @@
+"""What answers earn, with a reader that believes what it is told to believe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.errors import UsageError
+from trimtab.records.claims import Prompt, Said
+from trimtab.records.rewards import RewardSettings, Scored, mean_terms
+from trimtab.reward.feature import FeatureReward, for_trl, whole_answers
+from trimtab.roles import Reader, Reward, Splitter
+
+PROMPT: Prompt = ({"role": "user", "content": "what do people say about ann abbot?"},)
+KNOWN, FLAGGED, DOUBTFUL, WRONG = (
+    "ann abbot was born in kelm.",
+    "ann abbot likes figs.",
+    "ann abbot keeps a cat.",
+    "ann abbot plays the harp.",
+)
+BELIEF = {KNOWN: 0.95, FLAGGED: 0.6, DOUBTFUL: 0.45, WRONG: 0.05}
+CUT = [KNOWN, f"{KNOWN} {FLAGGED}", "", "i am not sure.", f"{WRONG} wait, that is wrong. {KNOWN}", f"maybe {WRONG}"]
+
+
+class Believer:
+    """Reads a fixed probability for each text, and .5 for texts that it does not know."""
+
+    def __init__(self) -> None:
+        self.seen: list[Said] = []
+
+    def __call__(self, said: Sequence[Said]) -> tuple[tuple[float, ...], ...]:
+        self.seen += said
+        return tuple(tuple(BELIEF.get(claim.text, 0.5) for claim in one.claims) for one in said)
+
+
+def reward(**settings: object) -> FeatureReward:
+    return FeatureReward(reader=Believer(), settings=RewardSettings(**settings))  # type: ignore[arg-type]
+
+
+def score(answer: str, *, wanted: float = 1.0, ended: bool = True, by: FeatureReward | None = None) -> Scored:
+    (found,) = (by or reward())([PROMPT], [answer], ended=[ended], wanted=[float(wanted)])
+    return found
+
+
+def hedge(text: str) -> str:
+    return f"i am not sure, but {text}"
+
+
+def test_it_fills_the_roles() -> None:
+    assert isinstance(reward(), Reward)
+    assert isinstance(Believer(), Reader)
+    assert isinstance(whole_answers, Splitter)
+
+
+def test_keeping_a_flagged_claim_that_is_likely_right_beats_doubting_it() -> None:
+    assert score(FLAGGED).total > score(hedge(FLAGGED)).total
+    assert score(KNOWN).total > score(FLAGGED).total > 0
+
+
+def test_doubting_a_claim_that_is_likely_wrong_beats_asserting_it() -> None:
+    for text in (WRONG, DOUBTFUL):
+        assert score(hedge(text)).total > score(text).total
+    assert score(DOUBTFUL).total > score(WRONG).total
+
+
+@pytest.mark.parametrize("cost", [0.25, 1.0, 3.0])
+def test_doubt_pays_below_the_threshold_of_chow(cost: float) -> None:
+    by = reward(wrong_cost=cost)
+    for text, chance in BELIEF.items():
+        assert (score(text, by=by).total > score(hedge(text), by=by).total) == (chance > cost / (1 + cost))
+
+
+@pytest.mark.parametrize("evasion", ["", "i am not sure.", "i don't know. please check that.", "ok.", "was it kelm?"])
+def test_saying_nothing_earns_less_than_what_is_known(evasion: str) -> None:
+    nothing = score(evasion, wanted=3)
+    assert nothing.credits == ()
+    assert nothing.total < score(f"{KNOWN} {hedge(WRONG)}", wanted=3).total
+    assert nothing.total < score(hedge(WRONG), wanted=3).total
+    assert nothing.total == pytest.approx(-0.2 - 0.5)
+
+
+def test_not_sure_about_everything_earns_less_than_saying_what_is_known() -> None:
+    doubting = score(f"{hedge(KNOWN)} {hedge(FLAGGED)}", wanted=2)
+    telling = score(f"{KNOWN} {FLAGGED}", wanted=2)
+    assert (doubting.terms["hedged"], telling.terms["hedged"]) == (2, 0)
+    assert telling.total > doubting.total
+
+
+def test_taking_a_wrong_claim_back_pays_and_a_right_one_does_not() -> None:
+    assert score(f"{WRONG} wait, that is wrong. {KNOWN}").total > score(f"{WRONG} {KNOWN}").total
+    assert score(f"{KNOWN} wait, that is wrong.").total < score(KNOWN).total
+
+
+def test_lost_claims_cost_and_more_than_wanted_earns_nothing_extra() -> None:
+    totals = [score(f"{KNOWN} {FLAGGED}", wanted=wanted).answer for wanted in (0, 1, 2, 3, 4, 8)]
+    assert totals == pytest.approx([0, 0, 0, -0.5 / 3, -0.25, -0.375])
+    by = reward(claims_weight=2.0)
+    assert score(KNOWN, wanted=4, by=by).answer == pytest.approx(-1.5)
+    assert score(f"{KNOWN} {WRONG} that is wrong.", wanted=2).terms["lost_claims"] == pytest.approx(-0.25)
+
+
+def test_an_answer_that_does_not_end_pays_once() -> None:
+    assert score(KNOWN, ended=False).total == pytest.approx(score(KNOWN).total - 0.2)
+    assert score("", ended=False).total == score("").total
+
+
+def test_credits_cut_the_answer_up_to_its_last_claim() -> None:
+    answer = f"well. {KNOWN} {hedge(WRONG)} {WRONG} that is wrong. bye."
+    found = score(answer).credits
+    assert [credit.end for credit in found] == [answer.index(KNOWN) + len(KNOWN), answer.index(WRONG) + len(WRONG)]
+    assert [credit.start for credit in found] == [0, found[0].end]
+    assert found[1].value == 0
+    assert found[0].value == pytest.approx(0.95 - 0.05)
+
+
+def test_terms_say_what_was_paid() -> None:
+    found = score(f"{KNOWN} {hedge(WRONG)} {FLAGGED} that is wrong.", wanted=4, ended=False)
+    assert found.terms == pytest.approx(
+        {
+            "claims": 2,
+            "hedged": 1,
+            "withdrawn": 1,
+            "lost_claims": -0.25,
+            "illegible": -0.2,
+            "paid_for_claims": 0.9,
+            "probability": 0.95,
+        }
+    )
+    assert found.answer == pytest.approx(found.terms["lost_claims"] + found.terms["illegible"])
+    assert found.total == pytest.approx(found.answer + 0.9 / 3)
+    assert "probability" not in score(hedge(WRONG)).terms
+    assert mean_terms([found, score(hedge(WRONG))])["probability"] == pytest.approx(0.95)
+    assert mean_terms([found, score(hedge(WRONG))])["claims"] == pytest.approx(1.5)
+    assert mean_terms([]) == {}
+
+
+def test_less_of_what_the_probe_reads() -> None:
+    by = reward(want="less")
+    assert score(WRONG, by=by).total == pytest.approx(score(KNOWN).total)
+    assert score(KNOWN, by=by).total < score(FLAGGED, by=by).total < score(WRONG, by=by).total
+
+
+def test_whole_answers_are_one_claim() -> None:
+    assert whole_answers(["", " \n", KNOWN])[:2] == ((), ())
+    by = reward(unit="answer", want="less")
+    answer = f"{KNOWN} {hedge(WRONG)}"
+    (credit,) = score(answer, by=by).credits
+    assert (credit.start, credit.end, credit.value) == (0, len(answer), 0.0)
+    assert isinstance(by.reader, Believer)
+    assert [claim.text for claim in by.reader.seen[-1].claims] == [answer]
+
+
+def test_a_splitter_of_the_callers_own_is_used() -> None:
+    by = FeatureReward(reader=Believer(), splitter=whole_answers)
+    assert len(score(f"{KNOWN} {FLAGGED}", by=by).credits) == 1
+
+
+def test_the_reader_gets_prompt_and_answer_as_they_are() -> None:
+    by = reward()
+    other: Prompt = ({"role": "system", "content": "be brief."}, *PROMPT)
+    by([PROMPT, other], [KNOWN, ""], ended=[True, True], wanted=[1.0, 1.0])
+    assert isinstance(by.reader, Believer)
+    assert [(said.prompt, said.answer) for said in by.reader.seen] == [(PROMPT, KNOWN), (other, "")]
+
+
+@given(st.permutations(CUT))
+def test_answers_are_scored_by_themselves(answers: list[str]) -> None:
+    size = len(answers)
+    together = reward()([PROMPT] * size, answers, ended=[True] * size, wanted=[2.0] * size)
+    assert together == tuple(score(answer, wanted=2.0) for answer in answers)
+
+
+def test_the_price_of_doubt_falls_where_there_is_too_much_and_rises_where_there_is_too_little() -> None:
+    by = reward(hedge_share=0.25, hedge_step=0.1)
+    score(f"{hedge(KNOWN)} {hedge(WRONG)}", by=by)
+    assert by.adapt() == pytest.approx({"hedge_share": 1.0, "hedge_price": -0.075})
+    assert score(hedge(WRONG), by=by).credits[0].value == pytest.approx(-0.075)
+    by.adapt()
+    low = by.price
+    score(f"{KNOWN} {WRONG}", by=by)
+    assert by.adapt() == pytest.approx({"hedge_share": 0.0, "hedge_price": low + 0.025})
+    stay = by.price
+    score(f"{KNOWN} {WRONG} {FLAGGED} {hedge(DOUBTFUL)}", by=by)
+    assert by.adapt()["hedge_price"] == pytest.approx(stay)
+
+
+def test_the_price_waits_where_nothing_was_said() -> None:
+    by = reward()
+    score("", by=by)
+    assert by.adapt() == {"hedge_share": 0.0, "hedge_price": 0.0}
+    assert by.adapt()["hedge_price"] == 0.0
+
+
+def test_withdrawn_claims_do_not_count_towards_the_share_of_doubt() -> None:
+    by = reward()
+    score(f"{KNOWN} {WRONG} wait, that is wrong. {hedge(FLAGGED)}", by=by)
+    assert by.adapt()["hedge_share"] == pytest.approx(0.5)
+
+
+def test_a_fixed_price_stays() -> None:
+    by = reward(hedge_share=None, hedge_price=0.2)
+    assert score(hedge(WRONG), by=by).credits[0].value == pytest.approx(0.2)
+    assert by.adapt() == {"hedge_share": 1.0, "hedge_price": 0.2}
+
+
+def test_the_price_has_limits() -> None:
+    by = reward(hedge_step=50.0)
+    score(hedge(WRONG), by=by)
+    assert by.adapt()["hedge_price"] == -1.0
+    score(KNOWN, by=by)
+    assert by.adapt()["hedge_price"] == 1.0
+
+
+def test_a_resumed_reward_goes_on_where_it_was() -> None:
+    first = reward()
+    score(hedge(WRONG), by=first)
+    first.adapt()
+    second = reward()
+    score(KNOWN, by=second)
+    second.restore(dict(first.state()))
+    assert second.state() == first.state() != reward().state()
+    for by in (first, second):
+        score(hedge(KNOWN), by=by)
+    assert first.adapt() == second.adapt()
+
+
+@pytest.mark.parametrize("short", ["prompts", "answers", "ended", "wanted"])
+def test_sequences_of_different_lengths_are_refused(short: str) -> None:
+    given_: dict[str, list[object]] = {
+        "prompts": [PROMPT] * 2,
+        "answers": [KNOWN] * 2,
+        "ended": [True] * 2,
+        "wanted": [1.0] * 2,
+    }
+    given_[short].pop()
+    with pytest.raises(UsageError, match=r"prompts, .* answers, .* ends, .* wanted claims"):
+        reward()(given_["prompts"], given_["answers"], ended=given_["ended"], wanted=given_["wanted"])  # type: ignore[arg-type]
+
+
+def test_no_answers_earn_nothing() -> None:
+    assert reward()([], [], ended=[], wanted=[]) == ()
+
+
+def test_trl_passes_plain_text_and_columns() -> None:
+    by = reward()
+    paid = for_trl(by)
+    text = PROMPT[0]["content"]
+    found = paid(
+        prompts=[text, text, text],
+        completions=[f"{KNOWN} {FLAGGED}", KNOWN, ""],
+        completion_ids=[[1], [2], []],
+        wanted_claims=[2, 2, 2],
+        ended=[True, False, True],
+        trainer_state=None,
+    )
+    assert paid.__name__ == "feature"
+    assert found == pytest.approx([0.55, 0.9 - 0.25 - 0.2, -0.7])
+    assert all(type(value) is float for value in found)
+    assert isinstance(by.reader, Believer)
+    assert by.reader.seen[0].prompt == ({"role": "user", "content": text},)
+
+
+def test_trl_passes_messages() -> None:
+    by = reward()
+    completions = [[{"role": "assistant", "content": KNOWN}], [{"role": "assistant", "content": ""}]]
+    found = for_trl(by)(prompts=[list(PROMPT)] * 2, completions=completions)
+    assert found == pytest.approx([0.9, -0.2])
+    assert isinstance(by.reader, Believer)
+    assert by.reader.seen[0].prompt == PROMPT
+
+
+def test_trl_gets_the_terms_of_every_batch_and_the_price_follows() -> None:
+    by = reward(hedge_share=0.5, hedge_step=0.1)
+    paid, logged = for_trl(by), dict[str, float]()
+    text = PROMPT[0]["content"]
+    paid(prompts=[text], completions=[hedge(WRONG)], log_metric=logged.__setitem__)
+    assert logged["feature/hedge_price"] == pytest.approx(-0.05)
+    assert logged["feature/claims"] == 1
+    assert paid(prompts=[text], completions=[hedge(WRONG)]) == pytest.approx([-0.05])
+    assert by.price == pytest.approx(-0.1)

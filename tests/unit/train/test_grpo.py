@@ -1,0 +1,567 @@
+"""Training under a reward: the right sign, the right tokens, whole on resume, and nothing but numbers from the host."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from policy_world import (
+    PROMPTS,
+    SETTINGS,
+    STEPS,
+    WANTED,
+    Letters,
+    judge,
+    stop_at,
+    train,
+    train_and_die,
+)
+from tiny_models import tokenizer
+from train_world import host, same, weights
+from trimtab.data.prompts import with_prompt
+from trimtab.data.template import encode_prompt
+from trimtab.errors import StorageError, TrainingError, UsageError
+from trimtab.lens.probes.linear import LogisticLens
+from trimtab.model.base import LanguageModel
+from trimtab.model.host import Host
+from trimtab.records.claims import Prompt
+from trimtab.records.lens import Calibration, LensCard
+from trimtab.records.rewards import Credit, Scored
+from trimtab.records.rows import Message
+from trimtab.records.site import Site
+from trimtab.reward.feature import FeatureReward
+from trimtab.reward.reading import ClaimReader, lens_probe
+from trimtab.roles import Reward
+from trimtab.train import grpo
+from trimtab.train.checkpoints import newest_complete
+from trimtab.train.grpo import PolicyResult
+from trimtab.train.grpo_trainer import FeatureTrainer, grpo_arguments, token_spans
+from trimtab.train.metrics import Journal
+from trimtab.train.student import load_student
+
+
+@dataclass
+class Batches:
+    """Makes trainers that keep what they train on, and what they were asked to answer."""
+
+    seen: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    asked: list[list[list[int]]] = field(default_factory=list)
+
+    def __call__(self, *given: Any, **named: Any) -> FeatureTrainer:  # noqa: ANN401
+        batches = self
+
+        class Kept(FeatureTrainer):
+            def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+                batch = super()._generate_and_score_completions(inputs)
+                batches.seen.append({name: value.clone() for name, value in batch.items()})
+                return batch
+
+        return Kept(*given, **named)
+
+
+def lines(result: PolicyResult) -> list[tuple[object, ...]]:
+    """Every line of metrics but for its clock."""
+    return [(line.step, line.loss, line.learning_rate, line.grad_norm, line.terms) for line in result.curve]
+
+
+def log_probabilities(model: LanguageModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of every token of the answers, ``[answer, token]``."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    with torch.no_grad():
+        logits = model.model(ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+    return logits.gather(-1, ids[:, 1:, None])[:, -batch["completion_ids"].shape[1] :, 0]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("loss_type", ["cispo", "grpo"])
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_step_makes_paid_tokens_likelier(tmp_path: Path, method: str, loss_type: str, dense: bool) -> None:
+    batches = Batches()
+    train(tmp_path, method=method, loss_type=loss_type, dense=dense, max_steps=1, beta=0.0, make=batches)
+    (batch,) = batches.seen
+    assert batch["advantages"].dim() == (2 if dense else 1)
+    advantages = batch["advantages"].reshape(len(batch["completion_ids"]), -1)
+    assert advantages.min() < -0.1 < 0.1 < advantages.max()
+    before, after = (log_probabilities(model, batch) for model in (host(), load_student(host(), tmp_path)))
+    assert (advantages * (after - before) * batch["completion_mask"]).sum() > 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_reward_rises(tmp_path: Path, method: str) -> None:
+    rate = {"full": 5e-3, "lora": 5e-2}[method]
+    batch = {"per_device_train_batch_size": 48, "num_generations": 16, "max_completion_length": 3}
+    result = train(tmp_path, method=method, max_steps=12, learning_rate=rate, save_steps=12, beta=0.0, **batch)
+    got = [line.terms["share"] for line in result.curve]
+    assert sum(got[-3:]) / 3 > sum(got[:3]) / 3 + 0.15
+
+
+def test_the_kl_is_to_the_host_wherever_that_came_from(tmp_path: Path) -> None:
+    given = host()
+    given.model.config._name_or_path = "nowhere/at-all"
+    before = {name: value.clone() for name, value in given.model.state_dict().items()}
+    result = train(tmp_path, host=given)
+    assert abs(result.curve[0].terms["kl"]) < 1e-6 < 1e-3 < result.curve[-1].terms["kl"]
+    assert same(before, given.model.state_dict())
+    assert "forward" not in vars(given.model)
+    assert given.tokenizer.init_kwargs == host().tokenizer.init_kwargs
+
+
+def test_beta_follows_the_kl(tmp_path: Path) -> None:
+    low = train(tmp_path / "low", kl_target=1e-6)
+    high = train(tmp_path / "high", kl_target=1e6)
+    assert [round(line.terms["beta"] / SETTINGS.beta, 3) for line in high.curve] == [1.0] * STEPS
+    betas = [line.terms["beta"] / SETTINGS.beta for line in low.curve]
+    assert betas[1:] == pytest.approx([1.1**n for n in range(1, STEPS)])
+
+
+def make_trainer(folder: Path, **changed: Any) -> FeatureTrainer:  # noqa: ANN401
+    """A trainer as ``train_policy`` makes it, not yet started."""
+    settings, given = SETTINGS.model_copy(update=changed), host()
+    student = given.student()
+    return FeatureTrainer(
+        student,
+        settings,
+        grpo_arguments(settings, folder=folder, seed=0, on_cpu=True),
+        reward=Letters(),
+        prompts=PROMPTS,
+        wanted=WANTED,
+        tokenizer=given.tokenizer,
+        reference=given.model,
+        journal=Journal(path=folder / "metrics.jsonl"),
+    )
+
+
+def scored(answer: float, *credits: tuple[int, int, float]) -> Scored:
+    return Scored(answer=answer, credits=tuple(Credit(start=a, end=b, value=v) for a, b, v in credits))
+
+
+def test_every_token_has_the_advantage_of_its_answer_and_of_its_claim(tmp_path: Path) -> None:
+    made = make_trainer(tmp_path, num_generations=2, per_device_train_batch_size=4)
+    texts = ["It is 5. Arr.", "Be brief.", "Mira lives in Oslo.", ""]
+    rewards = (
+        scored(0.25, (0, 8, 1.0), (8, 13, -0.5)),
+        scored(-0.75),
+        scored(1.0, (5, 10, 0.3)),
+        scored(0.0),
+    )
+    ids = [[*made.processing_class.encode(text), 1] for text in texts]
+    width = max(map(len, ids))
+    padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    made._scored = rewards
+    got = made._dense_advantages(padded, mask)
+
+    answers, claims = [0.25, -0.75, 1.0, 0.0], [1.0, -0.5, 0.3]
+
+    def variance(values: list[float]) -> float:
+        return sum((value - sum(values) / len(values)) ** 2 for value in values) / len(values)
+
+    scale = (variance(answers) + variance(claims)) ** 0.5 + 1e-4
+    for row, one in enumerate(rewards):
+        group = rewards[row // 2 * 2 : row // 2 * 2 + 2]
+        paid = [credit.value for member in group for credit in member.credits]
+        base = sum(member.answer for member in group) / 2
+        place = 0
+        for column, token in enumerate(ids[row]):
+            end = place + len(made.processing_class.decode([token], skip_special_tokens=True))
+            expected = one.answer - base
+            for credit in one.credits:
+                if any(credit.start <= character < credit.end for character in range(place, end)):
+                    expected += credit.value - sum(paid) / len(paid)
+            assert got[row, column].item() == pytest.approx(expected / scale, abs=1e-5)
+            place = end
+    assert len({round(value, 4) for value in got[0, : len(ids[0])].tolist()}) == 3, "two claims, and the end token"
+
+
+@dataclass(frozen=True)
+class Stripping:
+    """Decodes as sentencepiece does: the first word of what is decoded loses its space."""
+
+    words: tuple[str, ...] = ("", " Oslo", " is", "<0xC3>", "<0xA9>", " big")
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        parts = [self.words[i] for i in ids]
+        raw = b"".join(bytes([int(p[3:5], 16)]) if p.startswith("<0x") else p.encode() for p in parts)
+        return raw.decode(errors="replace").removeprefix(" ")
+
+
+def test_tokens_that_are_parts_of_a_character_span_it() -> None:
+    made = tokenizer()
+    text = "Mira é 🦜 5."
+    ids = made.encode(text)
+    end = made.convert_tokens_to_ids("<|end|>")
+    spans = token_spans(made, [*ids, end])
+    assert spans[-1] == (len(text), len(text))
+    covered = [set(range(*span)) for span in spans]
+    assert set.union(*covered) == set(range(len(text)))
+    for character, symbol in enumerate(text):
+        holders = [place for place, places in enumerate(covered) if character in places]
+        assert symbol in made.decode([ids[place] for place in holders])
+        assert len(holders) == {"é": 2, "🦜": 4}.get(symbol, 1)
+
+
+def test_spans_where_tokens_decode_otherwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stripping = tokenizer()
+    monkeypatch.setattr(stripping, "decode", Stripping().decode)
+    assert stripping.decode([1, 2, 3, 4, 5, 0], skip_special_tokens=True) == "Oslo isé big"
+    spans = token_spans(stripping, [1, 2, 3, 4, 5, 0])
+    assert spans == [(0, 4), (4, 7), (7, 8), (7, 8), (8, 12), (12, 12)]
+
+
+@dataclass(kw_only=True)
+class Given:
+    """The same numbers as another reward gave, without it."""
+
+    numbers: list[tuple[Scored, ...]]
+    name: str = "feature"
+    inner: Reward | None = None
+
+    def __call__(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, ended: Sequence[bool], wanted: Sequence[float]
+    ) -> tuple[Scored, ...]:
+        if self.inner is None:
+            return self.numbers.pop(0)
+        self.numbers.append(self.inner(prompts, answers, ended=ended, wanted=wanted))
+        torch.rand(3)
+        return self.numbers[-1]
+
+    def adapt(self) -> Mapping[str, float]:
+        return {}
+
+    def state(self) -> Mapping[str, float]:
+        return {}
+
+    def restore(self, state: Mapping[str, float]) -> None: ...
+
+
+def test_an_update_by_what_the_host_reads_is_that_by_the_same_numbers_without_a_host(tmp_path: Path) -> None:
+    lab = Host.load("lab")
+    card = LensCard(
+        concept="right",
+        meaning="a claim that is right",
+        kind="logistic",
+        site=Site(2),
+        pooling="last",
+        model=lab.name,
+        model_hash=lab.content_hash,
+        calibration=Calibration(temperature=0.1),
+    )
+    torch.manual_seed(0)
+    lens = LogisticLens(card=card, weight=0.02 * torch.randn(lab.d_model), bias=0.0)
+    reading = FeatureReward(reader=ClaimReader(lab, lens_probe(lens)))
+    prompts = [({"role": "user", "content": f"tell me about {name}."},) for name in ("ann abbot", "the sea")]
+    before = {name: value.clone() for name, value in lab.model.state_dict().items()}
+    go = partial(
+        train, host=lab, prompts=prompts, wanted=(1.0, 1.0), max_steps=2, max_completion_length=24, learning_rate=1e-4
+    )
+    numbers: list[tuple[Scored, ...]] = []
+    go(tmp_path / "read", reward=Given(numbers=numbers, inner=reading))
+    values = [credit.value for batch in numbers for one in batch for credit in one.credits]
+    assert len(set(values)) > 3, "the probe read claims"
+    assert same(before, lab.model.state_dict())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in lab.model.parameters())
+
+    go(tmp_path / "told", reward=Given(numbers=list(numbers)))
+    assert same(weights(tmp_path / "read"), weights(tmp_path / "told"))
+    other = [tuple(replace(one, answer=-one.answer, credits=()) for one in batch) for batch in numbers]
+    go(tmp_path / "other", reward=Given(numbers=other))
+    assert not same(weights(tmp_path / "read"), weights(tmp_path / "other"))
+
+
+def assert_same_run(one: PolicyResult, other: PolicyResult) -> None:
+    assert same(weights(one.folder), weights(other.folder))
+    assert lines(one) == lines(other)
+    assert one.validations == other.validations
+    assert one.best_step == other.best_step
+    left = {path.name for path in one.folder.iterdir()}
+    assert left == {path.name for path in other.folder.iterdir()}
+    assert not [name for name in left if name.startswith(("checkpoint", "best", ".best"))]
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> PolicyResult:
+    """A run that nothing stopped."""
+    return train(tmp_path_factory.mktemp("straight"), validate=judge, kl_target=0.1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, STEPS])
+def test_stopped_anywhere_it_ends_with_the_same_bits(tmp_path: Path, straight: PolicyResult, step: int) -> None:
+    reward = Letters()
+    go = partial(train, tmp_path, validate=judge, kl_target=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        go(reward=reward, progress=stop_at(step, interrupt))
+    reward.price += 17
+    seen: list[int] = []
+    result = go(reward=reward, progress=lambda now: seen.append(now.step))
+    assert seen == list(range(max([save for save in (2, 4, 6) if save < step], default=0) + 1, STEPS + 1))
+    assert_same_run(result, straight)
+
+
+def test_an_adapter_resumes_with_the_same_bits_too(tmp_path: Path) -> None:
+    go = partial(train, method="lora", validate=judge, architecture="gpt2", explore_prompt="Be brief.")
+    first = go(tmp_path / "straight")
+    for step in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "stopped", progress=stop_at(step, interrupt))
+    second = go(tmp_path / "stopped")
+    assert_same_run(second, first)
+    assert not same(weights(second.folder), weights(go(tmp_path / "other", seed=1).folder))
+
+
+def test_kill_9(tmp_path: Path, straight: PolicyResult) -> None:
+    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(tmp_path, 5))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "checkpoint-4").exists()
+    assert_same_run(train(tmp_path, validate=judge, kl_target=0.1), straight)
+
+
+def test_validating_changes_nothing_but_what_is_kept(tmp_path: Path, straight: PolicyResult) -> None:
+    def draws(student: LanguageModel) -> tuple[float, dict[str, float]]:
+        torch.manual_seed(3)
+        return 0.0, {}
+
+    assert lines(train(tmp_path, validate=draws, kl_target=0.1)) == lines(straight)
+
+
+def test_a_finished_student_is_not_trained_again(straight: PolicyResult) -> None:
+    reward = Letters()
+    again = train(straight.folder, reward=reward, validate=judge, kl_target=0.1)
+    assert reward.calls == []
+    assert again == straight
+
+
+def scripted(scores: Sequence[float]) -> Callable[[LanguageModel], tuple[float, dict[str, float]]]:
+    """Scores of the steps 1, 2, ..., whatever the student."""
+
+    def validate(student: LanguageModel) -> tuple[float, dict[str, float]]:
+        step = int(student.content_hash.removeprefix("step "))
+        return scores[step - 1], {}
+
+    return validate
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_best_weights_are_kept(tmp_path: Path, method: str) -> None:
+    go = partial(train, method=method, validate_steps=1)
+    scores = (0.0, 0.5, 0.9, 0.2, 0.9, 0.9, 0.1)
+    kept = go(tmp_path / "kept", validate=scripted(scores))
+    assert kept.best_step == 3
+    assert kept.steps == STEPS
+    assert tuple(line.score for line in kept.validations) == scores
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "short", save_steps=1, progress=stop_at(4, interrupt))
+    assert same(weights(kept.folder), weights(tmp_path / "short" / "checkpoint-3"))
+    assert not same(weights(kept.folder), weights(tmp_path / "short" / "checkpoint-2"))
+    assert load_student(host(), kept.folder).content_hash != host().content_hash
+
+
+def test_what_was_best_as_of_a_checkpoint_outlives_what_came_after(tmp_path: Path) -> None:
+    scores = (0.5, 0.0, 0.0, 0.0, 0.9, 0.0, 0.0)
+    go = partial(train, tmp_path, validate_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        go(validate=scripted(scores), progress=stop_at(5, interrupt))
+    assert sorted(path.name for path in tmp_path.glob("best-*")) == ["best-1", "best-5"]
+    result = go(validate=scripted((0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)))
+    assert result.best_step == 1
+    assert [line.step for line in result.validations] == list(range(1, STEPS + 1))
+
+
+@dataclass(kw_only=True)
+class Flat(Letters):
+    """Pays every answer and every claim the same."""
+
+    value: float = 0.1
+
+    def score(self, answer: str) -> Scored:
+        return scored(self.value, (0, 1, self.value), (1, 2, self.value)) if answer else scored(self.value)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_equal_rewards_teach_nothing(tmp_path: Path, dense: bool) -> None:
+    batches = Batches()
+    train(tmp_path, reward=Flat(), dense=dense, max_steps=2, beta=0.0, make=batches)
+    assert all(batch["advantages"].abs().max() < 1e-3 for batch in batches.seen)
+    untrained = host().model.state_dict()
+    for name, value in weights(tmp_path).items():
+        assert torch.isfinite(value).all()
+        if not dense:
+            assert torch.equal(value, untrained[name])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_stops(tmp_path: Path, value: float) -> None:
+    with pytest.raises(TrainingError, match="the reward letters is not finite at step 1"):
+        train(tmp_path, reward=Flat(value=value))
+
+
+def test_a_validation_that_is_not_finite_stops_and_leaves_no_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the validation score is nan at step 3"):
+        train(tmp_path, validate=lambda student: (float("nan"), {}))
+    assert not (tmp_path / "validation.jsonl").exists()
+    assert newest_complete(tmp_path) is not None
+
+
+def long_prompt() -> Prompt:
+    return (Message(role="user", content="Arr! " * 200),)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"prompts": ()}, "0 prompts, 3 wanted claims"),
+        ({"wanted": (1.0,)}, "3 prompts, 1 wanted claims"),
+        ({"num_generations": 3}, "per_device_train_batch_size 8, num_generations 3"),
+        ({"logging_steps": 3}, "save_steps 2, logging_steps 3"),
+        ({"kl_target": 1.0, "beta": 0.0}, "kl_target 1.0, beta 0"),
+        ({"explore_prompt": "Guess.", "use_vllm": True}, "explore_prompt with use_vllm"),
+        ({"prompts": (*PROMPTS[:2], long_prompt()), "architecture": "gpt2"}, "prompt 3 has "),
+        ({"max_completion_length": 60, "architecture": "gpt2"}, "max_completion_length is 60"),
+        ({"explore_prompt": "Be brief. " * 20, "architecture": "gpt2"}, "room for an answer"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(tmp_path / "new", **changed)
+    assert named in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="WORLD_SIZE"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no answer"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_reward_that_fails_midway_leaves_a_run_that_goes_on(
+    tmp_path: Path, straight: PolicyResult, error: Exception
+) -> None:
+    go = partial(train, tmp_path, validate=judge, kl_target=0.1)
+    with pytest.raises(type(error), match=r"no answer|No space left"):
+        go(reward=Letters(fails_at=4, error=error))
+    last = newest_complete(tmp_path)
+    assert last is not None
+    assert last.step == 2
+    assert_same_run(go(), straight)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"learning_rate": 2e-2}, "settings.learning_rate: 0.01 there, 0.02 now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"prompts": PROMPTS[:2], "wanted": WANTED[:2]}, "prompts: "),
+        ({"wanted": (0.0, 0.0, 0.0)}, "wanted: "),
+        ({"reward": Letters(name="words")}, "reward: "),
+        ({"identity": {"probe": "x"}}, "material.probe: nothing there"),
+        ({"validate": judge}, "validated: false there, true now"),
+        ({"host": host(seed=1)}, "model: "),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_another_call_is_refused_in_the_same_folder(stopped: Path, changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        train(stopped, **changed)
+    assert named in str(caught.value)
+    assert newest_complete(stopped) is not None
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after its first checkpoint."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, progress=stop_at(3, interrupt))
+    return folder
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("place", "step"), [("checkpoint", 5), ("best", 2), ("metrics", 5), ("validation", 5), ("publish", 5)]
+)
+def test_a_full_disk_is_a_storage_error_and_the_call_resumes(
+    tmp_path: Path, straight: PolicyResult, monkeypatch: pytest.MonkeyPatch, place: str, step: int
+) -> None:
+    go = partial(train, tmp_path, validate=judge, kl_target=0.1)
+
+    def fill() -> None:
+        match place:
+            case "checkpoint":
+                monkeypatch.setattr(torch, "save", full)
+            case "best":
+                monkeypatch.setattr(FeatureTrainer, "save_weights", full)
+            case "metrics" | "validation":
+                (tmp_path / f"{place}.jsonl").unlink(missing_ok=True)
+                (tmp_path / f"{place}.jsonl").mkdir()
+            case _:
+                monkeypatch.setattr(grpo, "link_or_copy", full)
+
+    with pytest.raises(StorageError, match=r"No space left|Is a directory"):
+        go(progress=stop_at(step, fill))
+    assert not (tmp_path / "done.json").exists()
+    if place in ("metrics", "validation"):
+        (tmp_path / f"{place}.jsonl").rmdir()
+        return
+    monkeypatch.undo()
+    assert_same_run(go(), straight)
+
+
+def test_some_answers_are_asked_for_otherwise_and_trained_on_as_if_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, asked = Batches(), list[list[list[int]]]()
+    original = FeatureTrainer.__mro__[2]._generate_single_turn
+
+    def spy(self: object, prompt_ids: list[list[int]], *args: Any) -> object:  # noqa: ANN401
+        asked.append(prompt_ids)
+        return original(self, prompt_ids, *args)
+
+    monkeypatch.setattr(FeatureTrainer.__mro__[2], "_generate_single_turn", spy)
+    reward, made = Letters(), tokenizer()
+    prompt = "Arr, be brief."
+    train(tmp_path, reward=reward, explore_prompt=prompt, explore_share=0.25, max_steps=2, make=batches)
+    for (prompts, *_), ids, batch in zip(reward.calls, asked, batches.seen, strict=True):
+        plain = [encode_prompt(made, turns) for turns in prompts]
+        under = [encode_prompt(made, with_prompt(turns, prompt, "system")) for turns in prompts]
+        assert ids == [under[n] if n % 4 == 3 else plain[n] for n in range(8)]
+        kept = [row[mask.bool()].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
+        assert kept == plain
+        assert (batch["advantages"][3::4] >= 0).all()
+    assert min(batch["advantages"].min() for batch in batches.seen) < 0
+
+
+def test_every_prompt_is_asked_as_often_as_any_other_and_comes_with_its_claims(tmp_path: Path) -> None:
+    reward = Letters()
+    train(tmp_path, reward=reward, max_steps=3)
+    asked = [prompt[0]["content"] for prompts, *_ in reward.calls for prompt in prompts]
+    assert {text: asked.count(text) for text in asked} == {prompt[0]["content"]: 8 for prompt in PROMPTS}
+    for prompts, _, ended, wanted in reward.calls:
+        assert wanted == [WANTED[PROMPTS.index(prompt)] for prompt in prompts]
+        assert len({tuple(turns) for turns in map(str, prompts[:4])}) == 1
+        assert len(ended) == 8
+
+
+@pytest.mark.parametrize("changed", [{"bf16": True}, {"gradient_checkpointing": True, "method": "lora"}])
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str], changed: dict[str, Any]) -> None:
+    train(tmp_path, validate=judge, max_steps=2, **changed)
+    assert capfd.readouterr() == ("", "")
