@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import torch as safetensors_torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
@@ -83,7 +83,7 @@ class TokenNetwork:
             StorageError: If the file is missing or damaged.
         """
         try:
-            tensors = load_file(path)
+            tensors = safetensors_torch.load_file(path)
             site = Site.parse(bytes(tensors[_SITE].tolist()).decode())
             return TokenNetwork(site=site, **{name: tensors[name] for name in _TENSORS})
         except (OSError, SafetensorError, KeyError, UnicodeDecodeError) as error:
