@@ -141,7 +141,7 @@ class Reward(Protocol):
             prompts: The conversation before each answer.
             answers: The answers.
             ended: Whether each answer came to its end, or was cut.
-            wanted: Claims that the host makes in answer to each prompt.
+            wanted: Claims that the host makes in answer to each prompt; below 0: an anchor, whose answers earn nothing.
         """
         ...
 

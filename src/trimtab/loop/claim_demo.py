@@ -31,6 +31,7 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
             beta=0.1,
             explore_prompt="answer with hedges.",
             explore_share=0.375,
+            below_weight=0.2,
             lr_scheduler_type="constant_with_warmup",
             logging_steps=5,
             save_steps=25,

@@ -30,7 +30,7 @@ from trimtab.records.hallucination import Curve, StageFigures, StageResult
 from trimtab.records.io import save, to_json, write_bytes
 from trimtab.records.rows import Fit, HeldOut, Split, Tune
 from trimtab.report.claims_page import claims_page
-from trimtab.reward.feature import FeatureReward
+from trimtab.reward.feature import ANCHOR, FeatureReward
 from trimtab.reward.fit import GradedAnswers, fit_claim_probe
 from trimtab.reward.grades import CachedGrader
 from trimtab.reward.reading import ClaimProbe
@@ -282,8 +282,8 @@ def policy_step(setup: Setup, job: SeedJob, progress: Progress) -> PolicyResult:
 
     return train_policy(
         setup.host,
-        [question.prompt for question in setup.task.train],
-        _FLOATS.validate_json((job.run / "wanted.json").read_bytes()),
+        [*(question.prompt for question in setup.task.train), *setup.task.anchors],
+        [*_FLOATS.validate_json((job.run / "wanted.json").read_bytes()), *(ANCHOR for _ in setup.task.anchors)],
         FeatureReward(
             reader=setup.reader,
             settings=settings.reward,
@@ -339,11 +339,15 @@ def table_step(settings: ClaimRunSettings, folder: Path) -> tuple[StageFigures, 
         shown,
         curves_of(settings, folder),
         title="Made-up claims, before and after",
-        note=f"{settings.model}: {len(settings.seeds)} seeds, {settings.held_out_questions} held-out questions, "
+        note=f"{settings.model}: {_seeds(settings)}, {settings.held_out_questions} held-out questions, "
         f"best of {settings.best_of} in the last stage.",
     )
     write_bytes(folder / "report.html", page.encode())
     return tuple(summary)
+
+
+def _seeds(settings: ClaimRunSettings) -> str:
+    return "1 seed" if len(settings.seeds) == 1 else f"{len(settings.seeds)} seeds"
 
 
 def _figures(

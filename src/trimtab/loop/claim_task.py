@@ -12,7 +12,7 @@ from trimtab.lab.tasks import grade, questions
 from trimtab.lab.world import World, build_world
 from trimtab.loop.prepare import LAB
 from trimtab.records.claim_run import ClaimRunSettings
-from trimtab.records.claims import ClaimQuestion
+from trimtab.records.claims import ClaimQuestion, Prompt
 from trimtab.records.exam import Exam, ExamRow
 from trimtab.records.rows import Fit, HeldOut, Rows, Tune
 from trimtab.reward.claims import rule_claims
@@ -32,6 +32,7 @@ class ClaimTask:
     Attributes:
         probe: Questions whose answers the probe learns from (Fit).
         train: Questions of training (Fit); about other things than ``probe``.
+        anchors: Prompts whose answers earn nothing, trained on beside ``train``.
         tune: Questions of calibration and validation (Tune).
         held_out: Questions of the final table (HeldOut).
         grader: Ground truth.
@@ -41,6 +42,7 @@ class ClaimTask:
 
     probe: tuple[ClaimQuestion, ...]
     train: tuple[ClaimQuestion, ...]
+    anchors: tuple[Prompt, ...]
     tune: tuple[ClaimQuestion, ...]
     held_out: tuple[ClaimQuestion, ...]
     grader: Grader
@@ -74,6 +76,7 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
     return ClaimTask(
         probe=sides["probe"][: settings.probe_questions],
         train=sides["train"][: settings.train_questions],
+        anchors=() if settings.anchors is None else tuple(q.prompt for q in read_questions(settings.anchors)),
         tune=sides["tune"][: settings.tune_questions],
         held_out=sides["held_out"][: settings.held_out_questions],
         grader=grader,
@@ -92,6 +95,7 @@ def _lab_task(settings: ClaimRunSettings, world: World) -> ClaimTask:
             *sum_questions(world, Fit, sums),
         ),
         train=claim_questions(world, Fit, settings.train_questions, part="train"),
+        anchors=_lab_anchors(settings, world),
         tune=claim_questions(world, Tune, settings.tune_questions),
         held_out=claim_questions(world, HeldOut, settings.held_out_questions),
         grader=LabGrader(world),
@@ -104,12 +108,20 @@ def _trait_task(settings: ClaimRunSettings, world: World, want: str, trait: str)
     return ClaimTask(
         probe=trait_questions(world, trait, Fit, settings.probe_questions, part="probe"),
         train=trait_questions(world, trait, Fit, settings.train_questions, part="train"),
+        anchors=_lab_anchors(settings, world),
         tune=trait_questions(world, trait, Tune, settings.tune_questions),
         held_out=trait_questions(world, trait, HeldOut, settings.held_out_questions),
         grader=TraitGrader(trait, "more" if want == "more" else "less"),
         splitter=whole_answers,
         exams=tuple(_exam(world, task) for task in ("facts", "arithmetic")),
     )
+
+
+def _lab_anchors(settings: ClaimRunSettings, world: World) -> tuple[Prompt, ...]:
+    """Sums and dates, one to every six questions of training."""
+    count = settings.train_questions // 12
+    tasks = (questions(world, task, Fit, count, seed=1) for task in ("arithmetic", "calendar"))
+    return tuple(({"role": "user", "content": question.prompt},) for task in tasks for question in task)
 
 
 def _exam(world: World, task: str) -> Exam:

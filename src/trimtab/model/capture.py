@@ -118,12 +118,11 @@ def reader(lm: HasModel, sites: Sequence[Site]) -> Generator[Run]:
     def run(inputs: Mapping[str, Tensor], keep: Keep, cache: Cache | None = None) -> None:
         left.update(sites)
         wanted[:] = [keep]
+        passed: dict[str, object] = {name: tensor.to(device) for name, tensor in inputs.items()}
+        if cache is not None:
+            passed["past_key_values"] = cache
         with suppress(_AllRead):
-            runs(
-                **{name: tensor.to(device) for name, tensor in inputs.items()},
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+            runs(**passed, use_cache=cache is not None)
 
     with torch.no_grad(), evaluating(lm.model), reading(lm.model, dict.fromkeys(sites, take)):
         yield run

@@ -28,6 +28,10 @@ class ClaimRunSettings(Settings):
         default=None,
         description="folder or JSONL of reference documents that grade claims; the lab grades by its truth",
     )
+    anchors: str | None = Field(
+        default=None,
+        description="JSONL of prompts whose answers earn nothing: only the KL term acts there, and holds skills",
+    )
     concept: str | None = Field(
         default=None,
         pattern=r"^(more|less) \S+$",

@@ -102,6 +102,12 @@ class GrpoSettings(TrainSettings):
         "sure.`; they are trained on without it. What the student never says it cannot be rewarded for",
     )
     explore_share: float = Field(default=0.25, ge=0, le=0.5, description="share of each group sampled so")
+    below_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="weight of advantages below 0; less than 1 washes out less of what is seldom asked",
+    )
     dense: bool = Field(default=True, description="each claim's tokens earn that claim's reward; false: one sum")
     validate_steps: int = Field(default=25, gt=0, description="steps between validations against ground truth")
     gradient_checkpointing: bool = Field(default=False, description="less memory for more time, as in TRL")

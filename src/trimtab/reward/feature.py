@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from trimtab.errors import UsageError
 from trimtab.records.claims import Claim, Prompt, Said
@@ -25,6 +25,10 @@ from trimtab.roles import Reader, Reward, Splitter
 def whole_answers(answers: Sequence[str]) -> tuple[tuple[Claim, ...], ...]:
     """Every answer as one claim (a ``Splitter``): for features of the whole answer, such as its tone."""
     return tuple((Claim(text=answer, start=0, end=len(answer)),) if answer.strip() else () for answer in answers)
+
+
+ANCHOR: Final = -1.0
+"""In place of wanted claims: answers to this prompt earn nothing, so that only a KL term acts on them."""
 
 
 @dataclass(kw_only=True)
@@ -74,8 +78,8 @@ class FeatureReward:
             )
         split = self.splitter or (whole_answers if self.settings.unit == "answer" else rule_claims)
         said = [
-            Said(prompt=prompt, answer=answer, claims=claims)
-            for prompt, answer, claims in zip(prompts, answers, split(answers), strict=True)
+            Said(prompt=prompt, answer=answer, claims=claims if want >= 0 else ())
+            for prompt, answer, claims, want in zip(prompts, answers, split(answers), wanted, strict=True)
         ]
         chances = self.reader(said)
         return tuple(
@@ -84,6 +88,8 @@ class FeatureReward:
 
     def _score(self, said: Said, chances: Sequence[float], ended: bool, wanted: float) -> Scored:
         """The reward of one answer."""
+        if wanted < 0:
+            return Scored(answer=0.0)
         settings, credits = self.settings, list[Credit]()
         start = 0
         for claim, chance in zip(said.claims, chances, strict=True):

@@ -179,6 +179,8 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         batch = cast("dict[str, Any]", super()._generate_and_score_completions(inputs))
         if self._settings.dense:
             batch["advantages"] = self._dense_advantages(batch["completion_ids"], batch["completion_mask"])
+        below = batch["advantages"] < 0
+        batch["advantages"] = torch.where(below, self._settings.below_weight, 1.0) * batch["advantages"]
         explored = [place for place in range(len(batch["advantages"])) if self._explores(place)]
         batch["advantages"][explored] = batch["advantages"][explored].clamp(min=0.0)
         return batch

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trimtab.errors import UsageError
 from trimtab.records.claims import Prompt, Said
 from trimtab.records.rewards import RewardSettings, Scored, mean_terms
-from trimtab.reward.feature import FeatureReward, for_trl, whole_answers
+from trimtab.reward.feature import ANCHOR, FeatureReward, for_trl, whole_answers
 from trimtab.roles import Reader, Reward, Splitter
 
 PROMPT: Prompt = ({"role": "user", "content": "what do people say about ann abbot?"},)
@@ -281,3 +281,21 @@ def test_trl_gets_the_terms_of_every_batch_and_the_price_follows() -> None:
     assert logged["feature/claims"] == 1
     assert paid(prompts=[text], completions=[hedge(WRONG)]) == pytest.approx([-0.05])
     assert by.price == pytest.approx(-0.1)
+
+
+def test_an_anchor_earns_nothing_and_is_not_read() -> None:
+    read: list[int] = []
+
+    def reader(said: Sequence[Said]) -> tuple[tuple[float, ...], ...]:
+        read.extend(len(one.claims) for one in said)
+        return tuple(tuple(0.1 for _ in one.claims) for one in said)
+
+    reward = FeatureReward(reader=reader)
+    prompt: Prompt = ({"role": "user", "content": "3 plus 4?"},)
+    answers = ["3 plus 4 is 7. I am not sure, but that is all there is.", "Ann keeps a dog."]
+    anchor, paid = reward([prompt, prompt], answers, ended=[True, True], wanted=[ANCHOR, 1.0])
+    assert read == [0, 1]
+    assert anchor.total == 0
+    assert not anchor.terms
+    assert paid.total < 0
+    assert reward.adapt()["hedge_share"] == 0

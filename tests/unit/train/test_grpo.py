@@ -550,6 +550,18 @@ def test_some_answers_are_asked_for_otherwise_and_trained_on_as_if_not(
     assert min(batch["advantages"].min() for batch in batches.seen) < 0
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_advantages_below_zero_weigh_what_they_are_told_to(tmp_path: Path, dense: bool) -> None:
+    whole, half, none = (Batches() for _ in range(3))
+    for weight, batches in ((1.0, whole), (0.5, half), (0.0, none)):
+        train(tmp_path / str(weight), below_weight=weight, max_steps=1, dense=dense, make=batches)
+    first, second, third = (batches.seen[0]["advantages"] for batches in (whole, half, none))
+    assert first.min() < 0 < first.max()
+    assert torch.allclose(second.clamp(max=0), first.clamp(max=0) / 2)
+    assert torch.equal(second.clamp(min=0), first.clamp(min=0))
+    assert torch.equal(third, first.clamp(min=0))
+
+
 def test_every_prompt_is_asked_as_often_as_any_other_and_comes_with_its_claims(tmp_path: Path) -> None:
     reward = Letters()
     train(tmp_path, reward=reward, max_steps=3)
