@@ -22,7 +22,7 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
         reward=RewardSettings(wrong_cost=2.0, hedge_price=0.4, hedge_share=None, claims_weight=0.5),
         train=GrpoSettings(
             method="full",
-            max_steps=75,
+            max_steps=90,
             per_device_train_batch_size=96,
             num_generations=8,
             learning_rate=8e-4,
@@ -34,7 +34,7 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
             below_weight=0.2,
             lr_scheduler_type="constant_with_warmup",
             logging_steps=5,
-            save_steps=25,
+            save_steps=30,
             validate_steps=15,
         ),
         harness=HarnessSettings(inject=" wait,", retract=" i am not sure.", max_corrections=1),
