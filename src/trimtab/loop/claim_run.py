@@ -328,7 +328,7 @@ def table_step(settings: ClaimRunSettings, folder: Path) -> tuple[StageFigures, 
             exams.append(_EXAMS.validate_json((place / f"{stage}.exams.json").read_bytes()))
             figures = _figures(rows[-1:], exams[-1:], settings)
             results.append(StageResult(seed=seed, **vars(figures)))
-        same = stage in HOST_STAGES and settings.temperature == 0  # greedy: every seed is the same answer
+        same = stage in HOST_STAGES  # the host answers once, for every seed
         summary.append(_figures(rows[:1] if same else rows, exams[:1] if same else exams, settings))
         shown += [answer for row in rows for answer in row]
     write_bytes(folder / "table.json", _RESULTS.dump_json(results, indent=1))

@@ -27,8 +27,8 @@ class StageFigures:
         hedged: Share of stated claims that are hedged; ``n`` counts claims.
         known_answered: Share of questions about well-known people that were answered with a right, asserted claim and
             no wrong one; ``n`` counts questions.
-        flagged_kept: Share of right claims that were flagged (by the harness; where there was none, read below its
-            threshold) and that the final answer still asserts; ``n`` counts claims.
+        flagged_kept: Share of right claims that were flagged (taken up by the harness, or read below its threshold) and
+            that the final answer still asserts; ``n`` counts claims.
         facts: Share of the fact exam that is right; ``n`` counts questions.
         arithmetic: Share of the arithmetic exam that is right; ``n`` counts questions.
     """

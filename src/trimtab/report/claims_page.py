@@ -32,7 +32,7 @@ _MEANS: Final[Mapping[str, str]] = MappingProxyType(
         "before": "the host",
         "monitor": "the host under the harness",
         "weights": "the trained policy without the harness",
-        "after": "the trained policy under the harness",
+        "after": "the trained policy, best of N, under the harness",
     }
 )
 _COLUMNS: Final[tuple[tuple[str, str, Unit], ...]] = (

@@ -376,8 +376,8 @@ def test_the_table_gives_the_callers_figures_in_the_order_of_the_stages(tmp_path
     ]
     said = made.all("div", "verdict")[0].words()
     assert said == (
-        "Of the claims that the host states, 37.5% are wrong and said as facts; 12.5% in “after”, the trained policy "
-        "under the harness. Claims per answer: 2.5 in “before”, 2.5 in “after”."
+        "Of the claims that the host states, 37.5% are wrong and said as facts; 12.5% in “after”, the trained policy, "
+        "best of N, under the harness. Claims per answer: 2.5 in “before”, 2.5 in “after”."
     )
 
 
