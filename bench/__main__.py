@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from bench import capture, monitor, passes, probes, processes, sae
+from bench import capture, monitor, passes, probes, processes, reward, sae
 from bench.measure import write
 
 PARTS = {
@@ -20,6 +20,7 @@ PARTS = {
     "probes": probes.probe_sweep,
     "sae": sae.sae_training,
     "monitor": monitor.monitored_generation,
+    "reward": reward.reward_costs,
 }
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ from trimtab.train.threads import training_threads
 from trimtab.verify.claims import judge_answers, stage_figures
 from trimtab.verify.drift import CellClass, DriftFigures, classify_cell, measure_drift
 
-BETA: Final = 0.05
-BETAS: Final = (0.0, 0.02, 0.1, 0.5)
+BETA: Final = 0.1
+BETAS: Final = (0.0, 0.02, 0.05, 0.3)
 WEIGHT: Final = 0.5
 """Weight of the probe in the loss where gradients flow through it."""
 
@@ -118,13 +118,13 @@ class Plan:
 
     folder: Path = FOLDER
     steps: int = 60
-    batch: int = 96
+    batch: int = 48
     questions: tuple[int, int, int, int] = (900, 720, 150, 180)
     seeds: tuple[int, ...] = (0, 1, 2)
     cells: tuple[Cell, ...] = CELLS
 
     def settings(self, beta: float = BETA) -> ClaimRunSettings:
-        """Those of the demo, at this budget."""
+        """Those of the demo, at this budget, with every layer free to change: a student that is held cannot hide."""
         demo = demo_settings()
         probe, train, tune, held_out = self.questions
         changed = {
@@ -132,6 +132,9 @@ class Plan:
             "per_device_train_batch_size": self.batch,
             "beta": beta,
             "kl_target": None,
+            "freeze_layers": 0,
+            "learning_rate": 8e-4,
+            "steps_per_generation": 1,
             "logging_steps": min(5, self.steps),
             "save_steps": 20 if self.steps > 20 else min(5, self.steps),
         }
@@ -377,7 +380,15 @@ def trained(job: Job, bench: Bench, research: ResearchSettings | None) -> Policy
     folder = job.folder / "policy"
     if research is None:
         return train_policy(
-            host, prompts, wanted, reward, settings.train, seed=job.seed, folder=folder, identity=identity
+            host,
+            prompts,
+            wanted,
+            reward,
+            settings.train,
+            seed=job.seed,
+            folder=folder,
+            identity=identity,
+            explore=reward.other_choices,
         )
     return train_on_student(
         host,
@@ -391,6 +402,7 @@ def trained(job: Job, bench: Bench, research: ResearchSettings | None) -> Policy
         folder=folder,
         probe=GradientProbe(host, probe, splitter=task.splitter) if research.on_student == "gradient" else None,
         identity=identity,
+        explore=reward.other_choices,
     )
 
 
@@ -477,7 +489,7 @@ def run(seed: int = 0, *, plan: Plan | None = None, quick: bool = False, jobs: i
         "host": host.content_hash,
         "weight": WEIGHT,
     }
-    work = [Job(plan=plan, cell=cell, seed=seed + one) for cell in plan.cells for one in plan.seeds]
+    work = [Job(plan=plan, cell=cell, seed=seed + one) for one in plan.seeds for cell in plan.cells]
     with locked(plan.folder):
         claim(plan.folder, asked, threads=threads)
         prepare(plan, host, task, clock)

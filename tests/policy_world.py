@@ -76,6 +76,11 @@ def share(text: str) -> float:
     return sum(char.isascii() and char.isalnum() for char in text) / max(len(text), 1)
 
 
+def middles(_prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """Explores in the middle of every answer, and at its end."""
+    return [[(place, place) for place in (len(answer) // 2, len(answer))] for answer in answers]
+
+
 def judge(student: LanguageModel) -> tuple[float, dict[str, float]]:
     answers = generate(student, [list(prompt) for prompt in PROMPTS], max_new_tokens=6)
     score = sum(map(share, answers)) / len(answers)
@@ -87,7 +92,9 @@ def train(folder: Path, **changed: Any) -> PolicyResult:  # noqa: ANN401
     given = changed.pop("host", None) or host(changed.pop("architecture", "llama"))
     prompts, wanted = changed.pop("prompts", PROMPTS), changed.pop("wanted", WANTED)
     reward = changed.pop("reward", None) or Letters()
-    arguments = {name: changed.pop(name) for name in ("progress", "identity", "validate", "make") if name in changed}
+    arguments = {
+        name: changed.pop(name) for name in ("progress", "identity", "validate", "make", "explore") if name in changed
+    }
     seed = changed.pop("seed", 0)
     settings = SETTINGS.model_copy(update=changed)
     return train_policy(given, prompts, wanted, reward, settings, seed=seed, folder=folder, **arguments)

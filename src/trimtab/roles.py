@@ -6,9 +6,9 @@ hold those, and none of them imports another. What passes between them are recor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from transformers import PreTrainedModel
 
@@ -156,3 +156,8 @@ class Reward(Protocol):
     def restore(self, state: Mapping[str, float]) -> None:
         """Go on from ``state``."""
         ...
+
+
+Explore: TypeAlias = Callable[[Sequence[Prompt], Sequence[str]], Sequence[Sequence[tuple[int, int]]]]
+"""Given prompts and answers to them: parts of each answer, in characters, to take away; an empty part is a place after
+which a hedge is to come. They do not overlap."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from jinja2.exceptions import TemplateError
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -25,6 +25,7 @@ Span: TypeAlias = tuple[int, int]
 """First place and the place after the last: characters of a text, or tokens."""
 
 _render_texts = cast("Callable[..., tuple[list[str], list[list[Span]]]]", chat_template_utils.render_jinja_template)
+_SENTENCE_END: Final = "."
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -353,3 +354,14 @@ def _check_length(ids: Sequence[int], text: str, max_length: int | None) -> None
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return cast("str", tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def words_after(tokenizer: PreTrainedTokenizerBase, words: str) -> list[int]:
+    """Tokens of words that come after a sentence: no tokenizer puts its mark for the beginning of a text there."""
+    anchor, joined = _plain_ids(tokenizer, _SENTENCE_END), _plain_ids(tokenizer, _SENTENCE_END + words)
+    return joined[len(anchor) :] if joined[: len(anchor)] == anchor else _plain_ids(tokenizer, words)
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return cast("list[int]", found["input_ids"])

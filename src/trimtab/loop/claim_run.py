@@ -280,16 +280,17 @@ def policy_step(setup: Setup, job: SeedJob, progress: Progress) -> PolicyResult:
     def report(at: TrainProgress) -> None:
         progress("train", at.step, at.steps)
 
+    reward = FeatureReward(
+        reader=setup.reader,
+        settings=settings.reward,
+        splitter=setup.task.splitter,
+        name=setup.grader.name if settings.concept else "truth",
+    )
     return train_policy(
         setup.host,
         [*(question.prompt for question in setup.task.train), *setup.task.anchors],
         [*_FLOATS.validate_json((job.run / "wanted.json").read_bytes()), *(ANCHOR for _ in setup.task.anchors)],
-        FeatureReward(
-            reader=setup.reader,
-            settings=settings.reward,
-            splitter=setup.task.splitter,
-            name=setup.grader.name if settings.concept else "truth",
-        ),
+        reward,
         settings.train,
         seed=job.seed,
         folder=job.folder / "policy",
@@ -299,6 +300,7 @@ def policy_step(setup: Setup, job: SeedJob, progress: Progress) -> PolicyResult:
             "probe": hashlib.sha256((job.run / "probe" / "claim_probe.json").read_bytes()).hexdigest(),
         },
         progress=report,
+        explore=reward.other_choices,
     )
 
 

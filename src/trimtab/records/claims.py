@@ -29,12 +29,14 @@ class Claim:
         start: Place of its first character in the answer, 0-based.
         end: Place after its last character; a closing full stop belongs to it.
         stance: How the answer stands to it.
+        marker: First and past-the-last character of the words that hedge or withdraw it, if they stand apart from it.
     """
 
     text: str
     start: int
     end: int
     stance: Stance = "asserted"
+    marker: tuple[int, int] | None = None
 
     @property
     def stands(self) -> bool:

@@ -13,17 +13,24 @@ from trimtab.records.config import Settings, TrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """What some characters of an answer earned.
+    """What a part of an answer earned.
 
     Attributes:
-        start: First character, 0-based.
-        end: Place after the last one.
+        start: Its first character, 0-based.
+        end: Place after its last one.
         value: The reward.
+        said: What its words would have earned by themselves, however they are meant; ``None``: the value.
+        chosen: First and past-the-last character of where it was chosen how it is meant: a hedge, or what stands where
+            one could have come; past the end of the answer: its end. ``None``: nothing was chosen.
+        won: What that choice won or lost against the other.
     """
 
     start: int
     end: int
     value: float
+    said: float | None = None
+    chosen: tuple[int, int] | None = None
+    won: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +103,26 @@ class GrpoSettings(TrainSettings):
     loss_type: Literal["cispo", "grpo", "dapo", "dr_grpo", "bnpo"] = Field(default="cispo", description="as in TRL")
     epsilon_high: float = Field(default=5.0, gt=0, description="upper clip of importance weights, as in TRL")
     importance_sampling_level: Literal["token", "sequence"] = Field(default="token", description="as in TRL")
-    explore_prompt: str | None = Field(
+    explore_words: str | None = Field(
         default=None,
-        description="system prompt under which some answers of each group are sampled, such as `say when you are not "
-        "sure.`; they are trained on without it. What the student never says it cannot be rewarded for",
+        description="a hedge, such as `I am not sure about that.`, that is put after the plain claims of some sampled "
+        "answers, and taken away from the hedged ones. What the student never says it cannot be rewarded for",
     )
-    explore_share: float = Field(default=0.25, ge=0, le=0.5, description="share of each group sampled so")
-    below_weight: float = Field(
+    explore_share: float = Field(default=0.5, ge=0, le=1, description="share of each group's answers explored so")
+    content_weight: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="weight of advantages below 0; less than 1 washes out less of what is seldom asked",
+        description="weight of what claims earn on their own words; 0: only how they are meant is learned",
     )
+    steps_per_generation: int = Field(default=1, gt=0, description="as in TRL")
     dense: bool = Field(default=True, description="each claim's tokens earn that claim's reward; false: one sum")
+    freeze_layers: int = Field(
+        default=0,
+        ge=0,
+        description="first layers that stay as they are, the embeddings and the output head with them; with `full` "
+        "only. Less of what is not asked about changes, and steps get cheaper",
+    )
     validate_steps: int = Field(default=25, gt=0, description="steps between validations against ground truth")
     gradient_checkpointing: bool = Field(default=False, description="less memory for more time, as in TRL")
     use_vllm: bool = Field(default=False, description="generate with vLLM, where it is installed")

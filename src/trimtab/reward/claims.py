@@ -102,17 +102,23 @@ def _claims(answer: str) -> tuple[Claim, ...]:
         text = plain[start:end]
         words = [word.lower() for word in _WORD.findall(text)]
         if _WITHDRAWS.search(text):
-            _take_back(found)
+            _take_back(found, (start, end))
         elif _CONFIRMS.search(text):
             continue
         elif _DOUBTS.search(text) and not set(words) - _EMPTY:
             if found and found[-1].stance == "asserted":
-                found[-1] = replace(found[-1], stance="hedged")
+                found[-1] = replace(found[-1], stance="hedged", marker=(start, end))
         elif len(words) >= LEAST_WORDS and not text.rstrip("\"'”)]!").endswith("?"):
             doubt = _OPENING.match(text)
             begin = 0 if doubt is None else len(text) - len(text[doubt.end() :].lstrip())
             stance: Stance = "hedged" if _DOUBTS.search(text) else "asserted"
-            claim = Claim(text=answer[start + begin : end], start=start + begin, end=end, stance=stance)
+            claim = Claim(
+                text=answer[start + begin : end],
+                start=start + begin,
+                end=end,
+                stance=stance,
+                marker=(start, start + len(text[:begin].rstrip())) if begin else None,
+            )
             if not any(other.stands and _same(other, claim) for other in found):
                 found.append(claim)
     return tuple(found)
@@ -123,9 +129,9 @@ def _same(one: Claim, other: Claim) -> bool:
     return _WORD.findall(one.text.lower()) == _WORD.findall(other.text.lower())
 
 
-def _take_back(found: list[Claim]) -> None:
+def _take_back(found: list[Claim], marker: tuple[int, int]) -> None:
     """Withdraw the last claim that stands."""
     for place in range(len(found) - 1, -1, -1):
         if found[place].stands:
-            found[place] = replace(found[place], stance="withdrawn")
+            found[place] = replace(found[place], stance="withdrawn", marker=marker)
             return

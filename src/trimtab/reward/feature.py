@@ -11,7 +11,7 @@ The reward of RLFR (2602.10067) with three changes:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, cast
 
 from trimtab.errors import UsageError
@@ -57,6 +57,7 @@ class FeatureReward:
     name: str = "feature"
     price: float = field(init=False)
     _seen: _Tally = field(default_factory=_Tally)
+    _own: _Tally | None = None
 
     def __post_init__(self) -> None:
         self.price = self.settings.hedge_price
@@ -76,10 +77,9 @@ class FeatureReward:
                 allowed="one of each for every answer",
                 todo="repeat each prompt for each of its answers",
             )
-        split = self.splitter or (whole_answers if self.settings.unit == "answer" else rule_claims)
         said = [
-            Said(prompt=prompt, answer=answer, claims=claims if want >= 0 else ())
-            for prompt, answer, claims, want in zip(prompts, answers, split(answers), wanted, strict=True)
+            one if want >= 0 else replace(one, claims=())
+            for one, want in zip(self._said(prompts, answers), wanted, strict=True)
         ]
         chances = self.reader(said)
         return tuple(
@@ -90,12 +90,10 @@ class FeatureReward:
         """The reward of one answer."""
         if wanted < 0:
             return Scored(answer=0.0)
-        settings, credits = self.settings, list[Credit]()
-        start = 0
-        for claim, chance in zip(said.claims, chances, strict=True):
-            value = self._value(claim, chance if settings.want == "more" else 1 - chance)
-            credits.append(Credit(start=start, end=claim.end, value=value))
-            start = claim.end
+        settings = self.settings
+        credits = [
+            self._credit(claim, self._wanted(chance)) for claim, chance in zip(said.claims, chances, strict=True)
+        ]
         asserted = [p for c, p in zip(said.claims, chances, strict=True) if c.stance == "asserted"]
         hedged = sum(claim.stance == "hedged" for claim in said.claims)
         stated = len(asserted) + hedged
@@ -115,23 +113,65 @@ class FeatureReward:
             terms["probability"] = sum(asserted) / len(asserted)
         return Scored(answer=illegible - settings.claims_weight * lost, credits=tuple(credits), terms=terms)
 
-    def _value(self, claim: Claim, chance: float) -> float:
-        match claim.stance:
-            case "asserted":
-                return chance - self.settings.wrong_cost * (1 - chance)
-            case "hedged":
-                return self.price
-            case "withdrawn":
-                return 0.0
+    def _stood(self, chance: float) -> float:
+        """What a claim earns that stands as a fact."""
+        return chance - self.settings.wrong_cost * (1 - chance)
+
+    def _credit(self, claim: Claim, chance: float) -> Credit:
+        """What a claim earns, and what it won by being meant as it is.
+
+        The host reads the claim without its hedge, so that it is known what the other choice would have earned.
+        """
+        stood = self._stood(chance)
+        if self.settings.unit == "answer":
+            return Credit(start=claim.start, end=claim.end, value=stood)
+        if claim.stance == "asserted":
+            after = (claim.end, claim.end + 1)
+            return Credit(start=claim.start, end=claim.end, value=stood, chosen=after, won=stood - self.price)
+        value = self.price if claim.stance == "hedged" else 0.0
+        marker = claim.marker or (claim.start, claim.end)
+        return Credit(start=claim.start, end=claim.end, value=value, said=stood, chosen=marker, won=value - stood)
+
+    def other_choices(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Where each answer is to be turned into one that chose otherwise (an ``Explore``).
+
+        Hedges come after plain claims, and sentences that hedge the claim before them go. Sure claims are turned as
+        much as doubtful ones: where a hedge does not pay has to be learned, too.
+        """
+        said = self._said(prompts, answers)
+        own = self._own or _Tally()
+        own.hedged += sum(claim.stance == "hedged" for one in said for claim in one.claims)
+        own.stated += sum(claim.stands for one in said for claim in one.claims)
+        self._own = own
+        if self.settings.unit == "answer":
+            return tuple(() for _ in said)
+        return tuple(
+            tuple(place for claim in one.claims if (place := _other_choice(claim)) is not None) for one in said
+        )
+
+    def _said(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Said]:
+        split = self.splitter or (whole_answers if self.settings.unit == "answer" else rule_claims)
+        return [
+            Said(prompt=prompt, answer=answer, claims=claims)
+            for prompt, answer, claims in zip(prompts, answers, split(answers), strict=True)
+        ]
+
+    def _wanted(self, chance: float) -> float:
+        return chance if self.settings.want == "more" else 1 - chance
 
     def adapt(self) -> Mapping[str, float]:
-        """Lower the price of doubt by ``hedge_step`` times what the share of hedged claims is above its target."""
-        seen, settings = self._seen, self.settings
+        """Lower the price of doubt by ``hedge_step`` times what the share of hedged claims is above its target.
+
+        The share is that of the student's own answers, before other choices were tried in them.
+        """
+        seen, settings = self._own or self._seen, self.settings
         share = seen.hedged / seen.stated if seen.stated else 0.0
         if settings.hedge_share is not None and seen.stated:
             self.price -= settings.hedge_step * (share - settings.hedge_share)
             self.price = min(max(self.price, -1.0), 1.0)
-        self._seen = _Tally()
+        self._seen, self._own = _Tally(), None
         return {"hedge_share": share, "hedge_price": self.price}
 
     def state(self) -> Mapping[str, float]:
@@ -141,7 +181,15 @@ class FeatureReward:
     def restore(self, state: Mapping[str, float]) -> None:
         """Go on from a price."""
         self.price = state["price"]
-        self._seen = _Tally()
+        self._seen, self._own = _Tally(), None
+
+
+def _other_choice(claim: Claim) -> tuple[int, int] | None:
+    if claim.stance == "asserted":
+        whole = claim.text.endswith((".", "!", "?"))  # else words put there would be part of the claim
+        return (claim.end, claim.end) if whole else None
+    after = claim.stance == "hedged" and claim.marker is not None and claim.marker[0] >= claim.end
+    return claim.marker if after else None
 
 
 Told: TypeAlias = str | Sequence[Message]

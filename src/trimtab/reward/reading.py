@@ -12,7 +12,7 @@ that is paid by such a host learns to say "wait, that is wrong" before everythin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -166,13 +166,14 @@ class ClaimReader:
     Args:
         host: The frozen host.
         probe: A claim probe of this very host.
-        max_tokens: Most tokens in one forward pass, padding counted.
+        max_tokens: Most tokens in one forward pass, padding counted; by default few on a CPU, where padding costs more
+            than a further pass.
 
     Raises:
         ModelError: If the probe was made for another host.
     """
 
-    def __init__(self, host: Host, probe: ClaimProbe, *, max_tokens: int = 8192) -> None:
+    def __init__(self, host: Host, probe: ClaimProbe, *, max_tokens: int | None = None) -> None:
         if probe.lens is not None:
             check_host(probe.lens.card, host.content_hash)
         if probe.card.model_hash != host.content_hash:
@@ -184,7 +185,7 @@ class ClaimReader:
             )
         self.host = host
         self.probe = probe
-        self._max_tokens = max_tokens
+        self._max_tokens = max_tokens or (1024 if host.device.type == "cpu" else 8192)
         self._placer = Placer(host.tokenizer, max_length=context_length(host))
 
     def __call__(self, said: Sequence[Said]) -> tuple[tuple[float, ...], ...]:
@@ -195,8 +196,9 @@ class ClaimReader:
                 activation is not finite.
             ModelError: If a score is not finite.
         """
+        unlike = {reading_key(one): one for one in said}
         with torch.inference_mode():
-            scores = self.probe.scores(self.read(said))
+            scores = self.probe.scores(self.read(list(unlike.values())))
         chances = cast("list[float]", apply_calibration(self.probe.card.calibration, scores).tolist())
         bad = [index for index, chance in enumerate(chances) if not math.isfinite(chance)]
         if bad:
@@ -206,12 +208,12 @@ class ClaimReader:
                 allowed="finite scores",
                 todo="fit the probe again, and load the host in float32 or bfloat16",
             )
-        found: list[tuple[float, ...]] = []
+        found: dict[Hashable, tuple[float, ...]] = {}
         place = 0
-        for answer in said:
-            found.append(tuple(chances[place + rank] for rank in _order(answer)))
+        for key, answer in unlike.items():
+            found[key] = tuple(chances[place + rank] for rank in _order(answer))
             place += len(answer.claims)
-        return tuple(found)
+        return tuple(found[reading_key(one)] for one in said)
 
     def read(self, said: Sequence[Said]) -> ClaimPass:
         """The pass behind it; claims in the order of ``plain``."""
@@ -221,13 +223,23 @@ class ClaimReader:
         )
 
 
+def reading_key(said: Said) -> Hashable:
+    """What the reading of an answer depends on: answers with equal keys read the same, whatever hedges they have."""
+    prompt = tuple((turn["role"], turn["content"]) for turn in said.prompt)
+    return prompt, _lead(said), tuple((claim.text, claim.stands) for claim in said.claims)
+
+
+def _lead(said: Said) -> str:
+    return said.answer[: len(said.answer) - len(said.answer.lstrip())]
+
+
 def plain(said: Said) -> tuple[Said, ...]:
     """What the host reads of an answer: what stands of it, and each withdrawn claim after what stood before it.
 
     Returns:
         The claims that stand as one answer, then one answer for every withdrawn claim, to read that claim alone.
     """
-    lead = said.answer[: len(said.answer) - len(said.answer.lstrip())]
+    lead = _lead(said)
     standing = [claim for claim in said.claims if claim.stands]
     found = [_joined(said, lead, standing, standing)]
     for place, claim in enumerate(said.claims):

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from trimtab.data.template import words_after
 from trimtab.errors import ModelError
 from trimtab.records.claims import Action, Claim, Intervention, Said, Stance
 from trimtab.records.harness import CLAIM, HarnessSettings, Monitored
@@ -313,7 +314,7 @@ class Turns:
         words = words.replace(CLAIM, flagged.claim.text.rstrip(".!?"))
         if not _WHOLE.search(kept.text):
             words = _ANCHOR + words
-        injected = tuple(_inserted(self.tokenizer, words))
+        injected = tuple(words_after(self.tokenizer, words))
         rest = self._behind(kept, place) if self.settings.mode == "inline" else Draft()
         return Opened(kind=kind, place=place, kept=kept, injected=injected, rest=rest)
 
@@ -386,14 +387,3 @@ def _outcome(kind: Kind, stance: Stance, added: Sequence[Claim]) -> tuple[Action
 def _plain(claim: Claim) -> str:
     """A claim's words without case, spacing and closing mark."""
     return " ".join(claim.text.lower().split()).rstrip(".!?")
-
-
-def _inserted(tokenizer: PreTrainedTokenizerBase, words: str) -> list[int]:
-    """Tokens of words that come after a sentence: no tokenizer puts its mark for the beginning of a text there."""
-    anchor, joined = _ids(tokenizer, _ANCHOR), _ids(tokenizer, _ANCHOR + words)
-    return joined[len(anchor) :] if joined[: len(anchor)] == anchor else _ids(tokenizer, words)
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return cast("list[int]", found["input_ids"])

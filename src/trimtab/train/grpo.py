@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from trimtab.data.prompts import prompt_role, with_prompt
 from trimtab.data.template import encode_prompt
 from trimtab.errors import StorageError, UsageError
 from trimtab.model.base import LanguageModel
@@ -28,13 +28,13 @@ from trimtab.model.sites import unwrap
 from trimtab.records.claims import Prompt
 from trimtab.records.io import load, save, storage_error
 from trimtab.records.rewards import GrpoSettings
-from trimtab.roles import Reward
+from trimtab.roles import Explore, Reward
 from trimtab.train.checkpoints import Checkpoint, file_hash, link_or_copy, matches, newest_complete, remove_all_but
 from trimtab.train.grpo_trainer import REWARD_STATE, FeatureTrainer, aside, grpo_arguments
 from trimtab.train.manifest import library_versions
 from trimtab.train.metrics import Journal, MetricLine, read_metrics, trim_metrics
 from trimtab.train.runs import claim, locked, refuse_several_processes
-from trimtab.train.student import lora_config, quiet_peft
+from trimtab.train.student import freeze_first, lora_config, quiet_peft
 from trimtab.train.threads import fixed_threads, training_threads
 from trimtab.train.trainer import TrainProgress
 from trimtab.train.validations import (
@@ -110,6 +110,7 @@ def train_policy(
     validate: Validate | None = None,
     identity: Mapping[str, object] | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
+    explore: Explore | None = None,
     make: MakeTrainer = FeatureTrainer,
 ) -> PolicyResult:
     """Train a fresh copy of ``host`` under a reward, or go on where the same call was stopped.
@@ -125,6 +126,7 @@ def train_policy(
         validate: Judges the student every ``validate_steps`` and at the end; without it the last weights are kept.
         identity: What else made the reward (probe, prices): a resumed folder must agree.
         progress: Called after every step.
+        explore: Says where in sampled answers the other choice is to be tried; needed with ``settings.explore_words``.
         make: Makes the trainer.
 
     Raises:
@@ -136,6 +138,7 @@ def train_policy(
     """
     refuse_several_processes()
     _check(prompts, wanted, settings)
+    _check_exploring(settings, explore)
     _check_context(host, prompts, settings)
     whole_identity = {
         "settings": settings.model_dump(mode="json"),
@@ -170,6 +173,7 @@ def train_policy(
                 start=checkpoint,
                 validate=validate,
                 progress=progress,
+                explore=explore,
                 make=make,
             )
             gc.collect()  # a Trainer is a circle of references; its weights must go before the next student comes
@@ -203,23 +207,40 @@ def _check(prompts: Sequence[Prompt], wanted: Sequence[float], settings: GrpoSet
             allowed="a kl_target with a beta above 0, from which it is raised",
             todo="set beta, or leave kl_target out",
         )
-    if settings.explore_prompt is not None and settings.use_vllm:
+    if settings.freeze_layers and settings.method != "full":
         raise UsageError(
-            "explore_prompt with use_vllm",
-            allowed="one of the two: TRL weighs vLLM's answers by how likely the student is to give them, and so takes "
-            "out those that it was prompted to give",
-            todo="leave explore_prompt out, or set use_vllm to false",
+            f"freeze_layers {settings.freeze_layers}, method {settings.method}",
+            allowed="freeze_layers with method full: an adapter leaves the model's own weights as they are",
+            todo="leave freeze_layers out, or set method to full",
+        )
+    if settings.save_steps % settings.steps_per_generation:
+        raise UsageError(
+            f"save_steps {settings.save_steps}, steps_per_generation {settings.steps_per_generation}",
+            allowed="save_steps that are a multiple of steps_per_generation: a checkpoint holds no sampled answers",
+            todo="set save_steps to a multiple of steps_per_generation",
+        )
+
+
+def _check_exploring(settings: GrpoSettings, explore: Explore | None) -> None:
+    if settings.explore_words is None:
+        return
+    if explore is None:
+        raise UsageError(
+            f"explore_words {settings.explore_words!r} without a reward that says where to try them",
+            allowed="explore_words together with `explore`",
+            todo="pass `explore=reward.other_choices` of a FeatureReward, or leave explore_words out",
+        )
+    if settings.use_vllm:
+        raise UsageError(
+            "explore_words with use_vllm",
+            allowed="one of the two: TRL weighs vLLM's answers by how likely it was to sample them, and nobody sampled "
+            "the words that are tried",
+            todo="leave explore_words out, or set use_vllm to false",
         )
 
 
 def _check_context(host: Host, prompts: Sequence[Prompt], settings: GrpoSettings) -> None:
-    role = prompt_role(host.tokenizer)
-    asked = (
-        [*prompts]
-        if settings.explore_prompt is None
-        else [with_prompt(prompt, settings.explore_prompt, role) for prompt in prompts]
-    )
-    lengths = [len(encode_prompt(host.tokenizer, prompt)) for prompt in asked]
+    lengths = [len(encode_prompt(host.tokenizer, prompt)) for prompt in prompts]
     room = context_length(host)
     if max(lengths) + settings.max_completion_length > room:
         raise UsageError(
@@ -246,10 +267,10 @@ def _fit(
     start: Checkpoint | None,
     validate: Validate | None,
     progress: Callable[[TrainProgress], None] | None,
+    explore: Explore | None,
     make: MakeTrainer,
 ) -> None:
-    student = host.student()
-    student.generation_config.eos_token_id = stop_ids(host)
+    student = _student(host, settings)
     journal = Journal(path=folder / METRICS)
     if start is not None:
         journal.total, journal.steps = start.complete.loss_total, start.complete.loss_steps
@@ -286,11 +307,21 @@ def _fit(
             peft_config=lora_config(student, settings) if settings.method == "lora" else None,
             progress=progress,
             after_step=after_step,
+            explore=explore,
         )
         if start is None and not (folder / REWARD_STATE).exists():
             trainer.save_reward(folder)
         trainer.go_on_from(folder if start is None else start.folder)
         trainer.train(resume_from_checkpoint=None if start is None else str(start.folder))
+
+
+def _student(host: Host, settings: GrpoSettings) -> PreTrainedModel:
+    """A copy of the host that ends its answers where the host's template does, as far as it is free to learn."""
+    student = host.student()
+    student.generation_config.eos_token_id = stop_ids(host)
+    if settings.freeze_layers:
+        freeze_first(student, settings.freeze_layers)
+    return student
 
 
 def _publish(folder: Path, host: Host) -> None:

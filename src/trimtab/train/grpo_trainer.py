@@ -31,14 +31,14 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 from typing_extensions import override
 
-from trimtab.data.prompts import prompt_role, with_prompt
-from trimtab.data.template import encode_prompt
+from trimtab.data.template import words_after
 from trimtab.errors import TrainingError
 from trimtab.records.claims import Prompt
 from trimtab.records.io import write_bytes
 from trimtab.records.rewards import GrpoSettings, Scored, mean_terms
 from trimtab.records.rows import Message
-from trimtab.roles import Reward
+from trimtab.roles import Explore, Reward
+from trimtab.train.advantages import dense_advantages
 from trimtab.train.metrics import Journal
 from trimtab.train.order import row_order
 from trimtab.train.trainer import StepReport, TrainProgress, WholeTrainer
@@ -67,6 +67,7 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         peft_config: The adapter, if only one is to be trained.
         progress: Called after every step.
         after_step: Called after every step with the step, before a checkpoint is written.
+        explore: Says where in an answer the other choice is to be tried.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         peft_config: LoraConfig | None = None,
         progress: Callable[[TrainProgress], None] | None = None,
         after_step: Callable[[int], None] | None = None,
+        explore: Explore | None = None,
     ) -> None:
         self._arm = Path(cast("str", arguments.output_dir))
         self._journal = journal
@@ -93,7 +95,9 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         self._scored: tuple[Scored, ...] = ()
         self._sums: dict[str, list[float]] = {}
         self._words = copy.deepcopy(tokenizer)  # TRL sets a padding token
-        self._explored = _explored(tokenizer, prompts, settings)
+        self._explore = explore
+        self._hedge = words_after(tokenizer, f" {settings.explore_words}") if settings.explore_words else []
+        self._asked: list[Prompt] = []
         rows = [
             {"prompt": [dict(turn) for turn in prompt], "wanted_claims": float(claims)}
             for prompt, claims in zip(prompts, wanted, strict=True)
@@ -154,63 +158,96 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
             self._sums.setdefault(name, []).append(value)
 
     def _explores(self, place: int) -> bool:
-        """Whether an answer of a batch is sampled under the exploring prompt: the last ones of each group are."""
+        """Whether an answer of a batch is explored: the last ones of each group are."""
         group = self._settings.num_generations
-        return bool(self._explored) and place % group >= group - round(self._settings.explore_share * group)
+        return bool(self._hedge) and place % group >= group - round(self._settings.explore_share * group)
 
     @override
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Sampled:
-        """As TRL's; the last answers of each group are sampled under the exploring prompt, if there is one.
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Sampled:
+        """As TRL's; in the last answers of each group the other choice is tried: a hedge for none, none for a hedge.
 
-        They are scored and trained on as answers to the plain prompt: what they are worth there is learned, whether or
-        not the student would have said them (METHODS: what the policy never samples it cannot be rewarded for).
+        What the student never says it cannot be rewarded for.
         """
-        asked = [self._explored[tuple(ids)] if self._explores(place) else ids for place, ids in enumerate(prompt_ids)]
-        return cast("Sampled", cast("Any", super())._generate_single_turn(asked, *args, **kwargs))
+        ids, chances = cast("Sampled", cast("Any", super())._generate_single_turn(*args, **kwargs))
+        places = [place for place in range(len(ids)) if self._explores(place)]
+        if places and self._explore is not None:
+            texts = [_text(self._words, ids[place]) for place in places]
+            with aside(self.accelerator.device):
+                turned = self._explore([self._asked[place] for place in places], texts)
+            for place, parts in zip(places, turned, strict=True):
+                ids[place] = self._turned(ids[place], parts)
+        return ids, chances
+
+    def _turned(self, ids: list[int], parts: Sequence[tuple[int, int]]) -> list[int]:
+        """An answer without some parts, and with the hedge where a part is empty.
+
+        It stays as it is if it did not end, or would become too long.
+        """
+        if not ids or ids[-1] not in set(cast("list[int]", self.eos_token_ids)):
+            return ids
+        text, spans, found = _text(self._words, ids), token_spans(self._words, ids), list(ids)
+        for start, end in sorted(parts, reverse=True):
+            places = [place for place, (first, last) in enumerate(spans) if first < end and last > start]
+            if start < end and places and not text[spans[places[0]][0] : start].strip():
+                first = places[0]
+                while (
+                    first and not text[slice(*spans[first - 1])].strip() and spans[first - 1][0] < spans[first - 1][1]
+                ):
+                    first -= 1  # a space before it that is a token of its own
+                del found[first : places[-1] + 1]
+            if start == end:
+                place = next((place for place, (first, last) in enumerate(spans) if first >= end or last > end), None)
+                if place is not None and spans[place][0] >= end:  # else a token reaches across the end
+                    found[place:place] = self._hedge
+        return found if len(found) <= self._settings.max_completion_length else ids
 
     @override
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """As TRL's; with ``dense``, advantages are per token.
 
-        Answers that were sampled under the exploring prompt have no advantage below 0: what the student does not say by
-        itself need not be made less likely, and making it so is unbounded (the KL was seen to go from 0 to 35 in thirty
-        steps).
+        In explored answers, what lost is made less likely only as far as the student would have said it (its own
+        probability stands in for the importance weight, the hedge having been put there with certainty): pushing down
+        what is hardly ever said is unbounded, and was seen to take the KL from 0 to 35 in thirty steps.
         """
+        self._asked = [tuple(one["prompt"]) for one in inputs]
         batch = cast("dict[str, Any]", super()._generate_and_score_completions(inputs))
         if self._settings.dense:
             batch["advantages"] = self._dense_advantages(batch["completion_ids"], batch["completion_mask"])
-        below = batch["advantages"] < 0
-        batch["advantages"] = torch.where(below, self._settings.below_weight, 1.0) * batch["advantages"]
-        explored = [place for place in range(len(batch["advantages"])) if self._explores(place)]
-        batch["advantages"][explored] = batch["advantages"][explored].clamp(min=0.0)
+        explored = [place for place in range(len(inputs)) if self._explores(place)]
+        if explored and self._settings.dense:
+            own = self._log_probabilities(batch)[explored].exp()
+            gains = batch["advantages"][explored]
+            batch["advantages"][explored] = torch.where(gains < 0, own * gains, gains)
         return batch
+
+    def _log_probabilities(self, batch: dict[str, Any]) -> Float[Tensor, "answer token"]:
+        """Of the tokens of the answers, under the student that gave them."""
+        known = batch.get("old_per_token_logps")
+        if known is not None:
+            return cast("Tensor", known)
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        with torch.no_grad():
+            found = cast("Any", self)._get_per_token_logps_and_entropies(
+                self.model, ids, mask, batch["completion_ids"].size(1)
+            )
+        return cast("Tensor", found[0])
 
     def _dense_advantages(
         self, ids: Int[Tensor, "answer token"], mask: Int[Tensor, "answer token"]
     ) -> Float[Tensor, "answer token"]:
-        """Advantage of every token: its answer's, and that of the claim that it belongs to.
-
-        Both are differences to the mean of the group (all answers to a prompt; all their claims), on the scale of one
-        standard deviation over the batch: the root of the variance of answers' rewards and that of claims'.
-        """
-        group, scored = self._settings.num_generations, self._scored
-        answers = torch.tensor([one.answer for one in scored], dtype=torch.float64)
-        claims = torch.tensor([credit.value for one in scored for credit in one.credits], dtype=torch.float64)
-        variance = answers.var(correction=0) + (claims.var(correction=0) if len(claims) else 0.0)
-        scale = float(variance.sqrt()) + 1e-4
+        """``advantages.dense_advantages`` as a tensor, 0 for what pads."""
         out = torch.zeros(ids.shape)
-        for start in range(0, len(scored), group):
-            members = range(start, start + group)
-            base = float(answers[start : start + group].mean())
-            paid = [credit.value for place in members for credit in scored[place].credits]
-            usual = sum(paid) / len(paid) if paid else 0.0
-            for place in members:
-                out[place] = (float(answers[place]) - base) / scale
-                kept = cast("list[int]", ids[place][mask[place].bool()].tolist())
-                for token, (first, last) in enumerate(token_spans(self._words, kept)):
-                    for credit in scored[place].credits:
-                        if first < credit.end and last > credit.start:
-                            out[place, token] += (credit.value - usual) / scale
+        kept = [cast("list[int]", row[real.bool()].tolist()) for row, real in zip(ids, mask, strict=True)]
+        spans = [token_spans(self._words, tokens) for tokens in kept]
+        rows = dense_advantages(
+            self._scored,
+            spans,
+            group=self._settings.num_generations,
+            content_weight=self._settings.content_weight,
+        )
+        for place, row in enumerate(rows):
+            out[place, : len(row)] = torch.tensor(row)
         return out.to(ids.device)
 
     @override
@@ -269,25 +306,11 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         """None: a run folder has a manifest."""
 
 
-def _explored(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], settings: GrpoSettings
-) -> dict[tuple[int, ...], list[int]]:
-    """Tokens of each prompt under the exploring prompt, by those without it."""
-    if settings.explore_prompt is None:
-        return {}
-    role = prompt_role(tokenizer)
-    return {
-        tuple(encode_prompt(tokenizer, prompt)): encode_prompt(
-            tokenizer, with_prompt(prompt, settings.explore_prompt, role)
-        )
-        for prompt in prompts
-    }
-
-
 def _order(count: int, settings: GrpoSettings, seed: int) -> list[int]:
     """The prompts of a whole training, as one epoch: TRL's sampler would begin anew in every resumed run."""
     groups = settings.per_device_train_batch_size // settings.num_generations
-    order = row_order([1] * count, steps=settings.max_steps, batch_size=groups, seed=seed)
+    steps = -(-settings.max_steps // settings.steps_per_generation) * settings.steps_per_generation
+    order = row_order([1] * count, steps=steps, batch_size=groups, seed=seed)
     return cast("list[int]", order.tolist())
 
 
@@ -329,7 +352,7 @@ def grpo_arguments(settings: GrpoSettings, *, folder: Path, seed: int, on_cpu: b
             output_dir=str(folder),
             max_steps=settings.max_steps,
             per_device_train_batch_size=settings.per_device_train_batch_size,
-            generation_batch_size=settings.per_device_train_batch_size,
+            steps_per_generation=settings.steps_per_generation,
             num_generations=settings.num_generations,
             max_completion_length=settings.max_completion_length,
             temperature=settings.temperature,

@@ -28,7 +28,7 @@ from trimtab.records.claims import Prompt
 from trimtab.records.config import Settings
 from trimtab.records.rewards import GrpoSettings
 from trimtab.records.rows import Message
-from trimtab.roles import Reward
+from trimtab.roles import Explore, Reward
 from trimtab.train.grpo import PolicyResult, Validate, train_policy
 from trimtab.train.grpo_trainer import FeatureTrainer
 from trimtab.train.trainer import TrainProgress
@@ -172,6 +172,7 @@ def train_on_student(
     validate: Validate | None = None,
     identity: Mapping[str, object] | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
+    explore: Explore | None = None,
 ) -> PolicyResult:
     """``train_policy`` with a reward that may read the student. The folder's manifest says that it was done.
 
@@ -189,6 +190,7 @@ def train_on_student(
         validate: As for ``train_policy``.
         identity: As for ``train_policy``; ``research`` is added.
         progress: Called after every step.
+        explore: As for ``train_policy``.
 
     Raises:
         UsageError: If ``research`` does not say that it is meant, or ``probe`` does not fit ``on_student``; otherwise
@@ -208,5 +210,6 @@ def train_on_student(
         validate=validate,
         identity={**(identity or {}), "research": research.model_dump(mode="json")},
         progress=progress,
+        explore=explore,
         make=partial(StudentProbeTrainer, research=research, student=student, probe=probe),
     )

@@ -13,10 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.errors import StorageError
+from trimtab.errors import StorageError, UsageError
 from trimtab.model.fingerprint import content_hash
 from trimtab.model.host import Host, LanguageModel
 from trimtab.model.load import load_model
+from trimtab.model.sites import layers
 from trimtab.records.config import TrainSettings
 
 
@@ -36,6 +37,24 @@ def make_student(host: Host, settings: TrainSettings, *, seed: int) -> nn.Module
         return student
     with quiet_peft():
         return cast("nn.Module", get_peft_model(student, lora_config(student, settings)))
+
+
+def freeze_first(student: PreTrainedModel, count: int) -> None:
+    """Let only the decoder layers after the first ``count`` learn: no embeddings, no output head.
+
+    Raises:
+        UsageError: If no layer would be left.
+    """
+    found = layers(student)
+    if count >= len(found):
+        raise UsageError(
+            f"freeze_layers {count} of a model with {len(found)} layers",
+            allowed=f"0 to {len(found) - 1}",
+            todo="freeze fewer layers",
+        )
+    student.requires_grad_(False)
+    for layer in found[count:]:
+        layer.requires_grad_(True)
 
 
 def lora_config(model: nn.Module, settings: TrainSettings) -> LoraConfig:

@@ -93,10 +93,14 @@ def test_a_hedged_claim_begins_after_the_doubt(opening: str) -> None:
     assert (first.text, first.stance) == ("Ann likes figs.", "asserted")
     assert (second.text, second.stance) == ("Ann keeps a cat.", "hedged")
     assert answer[second.start : second.end] == second.text
+    assert second.marker is not None
+    assert answer[slice(*second.marker)] == opening.rstrip()
+    assert first.marker is None
 
 
 def test_doubt_within_a_claim_hedges_it_and_stays_in_it() -> None:
     assert stances("Ann might be a baker.") == [("Ann might be a baker.", "hedged")]
+    assert rule_claims(["Ann might be a baker."])[0][0].marker is None
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,7 @@ def test_doubt_within_a_claim_hedges_it_and_stays_in_it() -> None:
 def test_doubt_alone_hedges_the_claim_before(remark: str) -> None:
     answer = f"Ann likes figs. Ann keeps a cat. {remark} Ann plays the harp."
     assert [stance for _, stance in stances(answer)] == ["asserted", "hedged", "asserted"]
+    assert [answer[slice(*claim.marker)] for claim in rule_claims([answer])[0] if claim.marker] == [remark]
     assert stances(remark) == []
 
 
@@ -135,6 +140,9 @@ def test_a_withdrawal_takes_back_the_last_claim_that_stands(remark: str) -> None
     answer = f"Ann likes figs. I think Ann keeps a cat. {remark}"
     assert [stance for _, stance in stances(answer)] == ["asserted", "withdrawn"]
     assert [stance for _, stance in stances(f"{answer} {remark}")] == ["withdrawn", "withdrawn"]
+    last = rule_claims([f"{answer} {remark}"])[0][0].marker
+    assert last == (len(answer) + 1, len(answer) + 1 + len(remark))
+    assert [answer[slice(*claim.marker)] for claim in rule_claims([answer])[0] if claim.marker] == [remark]
     assert stances(remark) == []
 
 
@@ -174,6 +182,11 @@ def test_claims_are_cut_out_of_the_answer_in_order(answer: str) -> None:
         assert 0 <= claim.start < claim.end <= len(answer)
         assert answer[claim.start : claim.end] == claim.text
         assert claim.text == claim.text.strip()
+        if claim.marker is not None:
+            start, end = claim.marker
+            assert answer[start:end].strip() == answer[start:end] != ""
+            assert end <= claim.start or claim.end <= start
+            assert claim.stance != "asserted"
     assert all(one.end <= other.start for one, other in pairwise(claims))
 
 

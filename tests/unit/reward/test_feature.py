@@ -22,6 +22,7 @@ KNOWN, FLAGGED, DOUBTFUL, WRONG = (
     "ann abbot plays the harp.",
 )
 BELIEF = {KNOWN: 0.95, FLAGGED: 0.6, DOUBTFUL: 0.45, WRONG: 0.05}
+HEDGE = "please check that."
 CUT = [KNOWN, f"{KNOWN} {FLAGGED}", "", "i am not sure.", f"{WRONG} wait, that is wrong. {KNOWN}", f"maybe {WRONG}"]
 
 
@@ -107,13 +108,50 @@ def test_an_answer_that_does_not_end_pays_once() -> None:
     assert score("", ended=False).total == score("").total
 
 
-def test_credits_cut_the_answer_up_to_its_last_claim() -> None:
-    answer = f"well. {KNOWN} {hedge(WRONG)} {WRONG} that is wrong. bye."
-    found = score(answer).credits
-    assert [credit.end for credit in found] == [answer.index(KNOWN) + len(KNOWN), answer.index(WRONG) + len(WRONG)]
-    assert [credit.start for credit in found] == [0, found[0].end]
-    assert found[1].value == 0
-    assert found[0].value == pytest.approx(0.95 - 0.05)
+def test_credits_stand_where_claims_do_and_say_what_the_doubt_won() -> None:
+    answer = f"well. {KNOWN} {hedge(DOUBTFUL)} {WRONG} that is wrong. {hedge(FLAGGED)} bye."
+    known, doubted, taken, lost = score(answer).credits
+    assert [answer[credit.start : credit.end] for credit in (known, doubted, taken, lost)] == [
+        KNOWN,
+        DOUBTFUL,
+        WRONG,
+        FLAGGED,
+    ]
+    assert (known.value, known.said, known.won) == (pytest.approx(0.9), None, pytest.approx(0.9))
+    assert [(credit.said, credit.won) for credit in (doubted, taken, lost)] == [
+        pytest.approx((-0.1, 0.1)),
+        pytest.approx((-0.9, 0.9)),
+        pytest.approx((0.2, -0.2)),
+    ]
+    chosen = [answer[slice(*credit.chosen)] for credit in (known, doubted, taken, lost) if credit.chosen]
+    assert chosen == [" ", "i am not sure, but", "that is wrong.", "i am not sure, but"]
+    assert [credit.value for credit in (doubted, taken, lost)] == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_doubt_that_does_not_stand_apart_is_the_whole_claim() -> None:
+    answer = "ann abbot might be a baker."
+    (credit,) = score(answer, by=reward(hedge_price=0.25, hedge_share=None)).credits
+    assert credit.chosen == (credit.start, credit.end) == (0, len(answer))
+    assert (credit.value, credit.said, credit.won) == pytest.approx((0.25, 0, 0.25))
+
+
+@pytest.mark.parametrize("price", [-0.3, 0.0, 0.25])
+def test_what_one_choice_wins_the_other_loses(price: float) -> None:
+    by = reward(hedge_price=price, hedge_share=None)
+    for text in BELIEF:
+        answers = (text, f"{text} {HEDGE}", hedge(text))
+        (plain,), (after,), (before,) = (score(answer, by=by).credits for answer in answers)
+        assert plain.chosen == (len(text), len(text) + 1), "past the end: what ends the answer"
+        assert after.chosen == (len(text) + 1, len(text) + 1 + len(HEDGE))
+        assert plain.won == pytest.approx(plain.value - after.value)
+        assert plain.won == pytest.approx(-after.won) == pytest.approx(-before.won)
+        assert after.said == before.said == plain.value
+
+
+def test_a_claim_that_is_taken_back_wins_what_it_would_have_cost_whatever_the_price_of_doubt() -> None:
+    by = reward(hedge_price=0.25, hedge_share=None)
+    (credit,) = score(f"{WRONG} wait, that is wrong.", by=by).credits
+    assert (credit.value, credit.said, credit.won) == pytest.approx((0.0, -0.9, 0.9))
 
 
 def test_terms_say_what_was_paid() -> None:
@@ -149,6 +187,7 @@ def test_whole_answers_are_one_claim() -> None:
     answer = f"{KNOWN} {hedge(WRONG)}"
     (credit,) = score(answer, by=by).credits
     assert (credit.start, credit.end, credit.value) == (0, len(answer), 0.0)
+    assert (credit.said, credit.chosen, credit.won) == (None, None, 0.0)
     assert isinstance(by.reader, Believer)
     assert [claim.text for claim in by.reader.seen[-1].claims] == [answer]
 
@@ -299,3 +338,63 @@ def test_an_anchor_earns_nothing_and_is_not_read() -> None:
     assert not anchor.terms
     assert paid.total < 0
     assert reward.adapt()["hedge_share"] == 0
+
+
+def turned(answer: str, parts: Sequence[tuple[int, int]]) -> str:
+    """An answer that chose otherwise: hedges where parts are empty, and without the others."""
+    for start, end in sorted(parts, reverse=True):
+        answer = f"{answer[:start]} {HEDGE}{answer[end:]}" if start == end else answer[: start - 1] + answer[end:]
+    return answer
+
+
+def other(answer: str, **settings: object) -> str:
+    by = reward(**settings)
+    (parts,) = by.other_choices([PROMPT], [answer])
+    assert isinstance(by.reader, Believer)
+    assert not by.reader.seen, "nothing is read to find them"
+    return turned(answer, parts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (KNOWN, f"{KNOWN} {HEDGE}"),
+        (f"{KNOWN} {HEDGE}", KNOWN),
+        (f"{KNOWN} {WRONG} {HEDGE}", f"{KNOWN} {HEDGE} {WRONG}"),
+        (f"{KNOWN} ok. {HEDGE} {WRONG}", f"{KNOWN} ok. {WRONG} {HEDGE}"),
+        ("ann abbot is great! so ann abbot likes figs?", f"ann abbot is great! {HEDGE} so ann abbot likes figs?"),
+    ],
+)
+def test_the_other_choice_is_tried_in_both_directions(answer: str, expected: str) -> None:
+    assert other(answer) == expected
+    assert other(answer, want="less", hedge_price=0.5) == expected, "whatever it would pay"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        hedge(WRONG),
+        "ann abbot might be a baker.",
+        f"{WRONG} wait, that is wrong.",
+        KNOWN.removesuffix("."),
+        f"he said: '{KNOWN}'",
+    ],
+)
+def test_what_cannot_be_chosen_otherwise_in_a_sentence_of_its_own_is_left_alone(answer: str) -> None:
+    assert other(answer) == answer
+
+
+@given(st.lists(st.tuples(st.sampled_from([KNOWN, FLAGGED, DOUBTFUL, WRONG]), st.booleans()), unique_by=lambda p: p[0]))
+def test_the_other_choice_turned_again_is_the_answer(drawn: list[tuple[str, bool]]) -> None:
+    answer = " ".join(f"{text} {HEDGE}" if doubt else text for text, doubt in drawn)
+    assert other(answer) == " ".join(text if doubt else f"{text} {HEDGE}" for text, doubt in drawn)
+    assert other(other(answer)) == answer
+
+
+def test_a_choice_wins_what_the_turned_answer_would_have_earned_less() -> None:
+    by = reward(hedge_price=0.1, hedge_share=None)
+    answer = f"{KNOWN} {WRONG} {HEDGE} {FLAGGED} {HEDGE} {DOUBTFUL}"
+    for one, turn in zip(score(answer, by=by).credits, score(other(answer), by=by).credits, strict=True):
+        assert one.won == pytest.approx(one.value - turn.value) == pytest.approx(-turn.won)
+        assert abs(one.won) > 0.05

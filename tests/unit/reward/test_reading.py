@@ -23,7 +23,7 @@ from trimtab.records.lens import Calibration, LensCard
 from trimtab.records.site import Site
 from trimtab.reward.claims import rule_claims
 from trimtab.reward.passes import CONFIDENCE, ClaimPass, Read
-from trimtab.reward.reading import LENS, ClaimProbe, ClaimReader, lens_probe, plain, with_calibration
+from trimtab.reward.reading import LENS, ClaimProbe, ClaimReader, lens_probe, plain, reading_key, with_calibration
 from trimtab.roles import Reader, Reward
 
 SITE = Site(2)
@@ -280,3 +280,31 @@ def test_confidence_is_read_only_where_it_is_weighed(host: Host, monkeypatch: py
     for probe in (lens_probe(lens(host)), both(host)):
         ClaimReader(host, probe, max_tokens=77)([said(A)])
     assert asked == [False, True]
+
+
+def test_what_is_read_once_is_read_as_if_it_were_read_every_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, shown = ClaimReader(host, both(host)), list[int]()
+    unlike = [f"{A} {B}", f"{B} wait, that is wrong. {A}", C, "", f"{A} {B} wait, that is wrong."]
+    alone = {answer: reader([said(answer)])[0] for answer in unlike}
+    original = reader.read
+
+    def counted(answers: Sequence[Said]) -> ClaimPass:
+        shown.append(len(answers))
+        return original(answers)
+
+    monkeypatch.setattr(reader, "read", counted)
+    order = [4, 0, 2, 0, 1, 3, 4, 4, 1]
+    found = reader([said(unlike[place]) for place in order])
+    assert shown == [len(unlike)]
+    for place, row in zip(order, found, strict=True):
+        assert row == pytest.approx(alone[unlike[place]], abs=1e-5)
+    readings = [chance for row in alone.values() for chance in row]
+    assert len({round(chance, 3) for chance in readings}) >= 4, "a row in the wrong place would show"
+
+
+def test_hedges_are_no_part_of_what_a_reading_depends_on() -> None:
+    key = reading_key(said(f"{A} {B}"))
+    assert reading_key(said(f"i am not sure, but {A} {B} please check that.")) == key
+    other = Said(prompt=({"role": "user", "content": "hello."},), answer=f"{A} {B}", claims=said(f"{A} {B}").claims)
+    different = [said(f"{A} {B} that is wrong."), said(f"{B} {A}"), said(A), said(f" {A} {B}"), other]
+    assert len({key, *map(reading_key, different)}) == 6

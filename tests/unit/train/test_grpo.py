@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from policy_world import (
     PROMPTS,
@@ -21,14 +23,14 @@ from policy_world import (
     WANTED,
     Letters,
     judge,
+    middles,
     stop_at,
     train,
     train_and_die,
 )
 from tiny_models import tokenizer
 from train_world import host, same, weights
-from trimtab.data.prompts import with_prompt
-from trimtab.data.template import encode_prompt
+from trimtab.data.template import words_after
 from trimtab.errors import StorageError, TrainingError, UsageError
 from trimtab.lens.probes.linear import LogisticLens
 from trimtab.model.base import LanguageModel
@@ -42,6 +44,7 @@ from trimtab.reward.feature import FeatureReward
 from trimtab.reward.reading import ClaimReader, lens_probe
 from trimtab.roles import Reward
 from trimtab.train import grpo
+from trimtab.train.advantages import dense_advantages
 from trimtab.train.checkpoints import newest_complete
 from trimtab.train.grpo import PolicyResult
 from trimtab.train.grpo_trainer import FeatureTrainer, grpo_arguments, token_spans
@@ -160,6 +163,7 @@ def test_every_token_has_the_advantage_of_its_answer_and_of_its_claim(tmp_path: 
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
     made._scored = rewards
     got = made._dense_advantages(padded, mask)
+    assert not got[mask == 0].any()
 
     answers, claims = [0.25, -0.75, 1.0, 0.0], [1.0, -0.5, 0.3]
 
@@ -313,7 +317,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(tmp_path: Path, straight: P
 
 
 def test_an_adapter_resumes_with_the_same_bits_too(tmp_path: Path) -> None:
-    go = partial(train, method="lora", validate=judge, architecture="gpt2", explore_prompt="Be brief.")
+    go = partial(train, method="lora", validate=judge, architecture="gpt2")
     first = go(tmp_path / "straight")
     for step in (3, 6):
         with pytest.raises(KeyboardInterrupt):
@@ -321,6 +325,44 @@ def test_an_adapter_resumes_with_the_same_bits_too(tmp_path: Path) -> None:
     second = go(tmp_path / "stopped")
     assert_same_run(second, first)
     assert not same(weights(second.folder), weights(go(tmp_path / "other", seed=1).folder))
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers end after four tokens at the latest; the student of these tests hardly ever ends one by itself."""
+    original = GRPOTrainer._generate_single_turn
+
+    def short(self: GRPOTrainer, *given: Any) -> tuple[list[list[int]], None]:  # noqa: ANN401
+        ids, _ = original(self, *given)
+        return [[*row[:4], 1] for row in ids], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", short)
+
+
+@pytest.mark.usefixtures("ending")
+@pytest.mark.parametrize(("method", "steps_per_generation"), [("full", 2), ("lora", 2), ("full", 1)])
+def test_exploring_it_resumes_with_the_same_bits(tmp_path: Path, method: str, steps_per_generation: int) -> None:
+    reward = Letters()
+    settings = {"method": method, "steps_per_generation": steps_per_generation, "max_completion_length": 24}
+    go = partial(train, validate=judge, explore_words="Be brief.", explore=middles, kl_target=0.1, **settings)
+    first = go(tmp_path / "straight", reward=reward)
+    said = [answer for _, answers, *_ in reward.calls for answer in answers]
+    assert len(reward.calls) == -(-STEPS // steps_per_generation)
+    assert sum("Be brief." in answer for answer in said) == len(said) / 2
+    for step in (3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "stopped", progress=stop_at(step, interrupt))
+    assert_same_run(go(tmp_path / "stopped"), first)
+
+
+@pytest.mark.parametrize("max_steps", [1, 3])
+def test_prompts_do_not_run_out_where_answers_are_left_over(tmp_path: Path, max_steps: int) -> None:
+    reward = Letters()
+    result = train(tmp_path, reward=reward, max_steps=max_steps, steps_per_generation=2, per_device_train_batch_size=4)
+    assert result.steps == max_steps
+    asked = [prompt[0]["content"] for prompts, *_ in reward.calls for prompt in prompts[::4]]
+    assert len(asked) == max_steps + 1
+    assert len(set(asked)) == min(3, len(asked))
 
 
 def test_kill_9(tmp_path: Path, straight: PolicyResult) -> None:
@@ -430,10 +472,12 @@ def long_prompt() -> Prompt:
         ({"num_generations": 3}, "per_device_train_batch_size 8, num_generations 3"),
         ({"logging_steps": 3}, "save_steps 2, logging_steps 3"),
         ({"kl_target": 1.0, "beta": 0.0}, "kl_target 1.0, beta 0"),
-        ({"explore_prompt": "Guess.", "use_vllm": True}, "explore_prompt with use_vllm"),
+        ({"explore_words": "Guess."}, "explore_words 'Guess.' without a reward that says where"),
+        ({"explore_words": "Guess.", "explore": middles, "use_vllm": True}, "explore_words with use_vllm"),
+        ({"freeze_layers": 1, "method": "lora"}, "freeze_layers 1, method lora"),
+        ({"steps_per_generation": 3}, "save_steps 2, steps_per_generation 3"),
         ({"prompts": (*PROMPTS[:2], long_prompt()), "architecture": "gpt2"}, "prompt 3 has "),
         ({"max_completion_length": 60, "architecture": "gpt2"}, "max_completion_length is 60"),
-        ({"explore_prompt": "Be brief. " * 20, "architecture": "gpt2"}, "room for an answer"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
@@ -526,40 +570,156 @@ def test_a_full_disk_is_a_storage_error_and_the_call_resumes(
     assert_same_run(go(), straight)
 
 
-def test_some_answers_are_asked_for_otherwise_and_trained_on_as_if_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+EXPLORED = ("Mira lives in Oslo. It is 5.", "It is 5.", "Be brief.", "Arr. It is 5.")
+"""Answers of a group: the first two are left as they are, and the fourth does not end."""
+
+
+def scripted_answers(monkeypatch: pytest.MonkeyPatch, texts: Sequence[str]) -> list[list[int]]:
+    """Let every group give these answers, of which the last does not end; the first two groups' tokens."""
+    made = tokenizer()
+    group = [[*made.encode(text), 1] for text in texts]
+    group[-1].pop()
+
+    def answers(self: object, prompt_ids: Sequence[object], *_: object) -> tuple[list[list[int]], None]:
+        return [list(group[place % len(group)]) for place in range(len(prompt_ids))], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", answers)
+    return [list(ids) for ids in (*group, *group)]
+
+
+def after_sentences(_prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[tuple[int, int]]]:
+    return [[(place + 1, place + 1) for place, symbol in enumerate(answer) if symbol == "."] for answer in answers]
+
+
+def real(batch: Mapping[str, torch.Tensor]) -> list[list[int]]:
+    """Tokens of the answers of a batch, without padding."""
+    pairs = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    return [[int(token) for token in ids[mask.bool()]] for ids, mask in pairs]
+
+
+def test_words_are_tried_where_they_are_told_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scripted_answers(monkeypatch, [EXPLORED[place] for place in (2, 1, 0, 3)])
+    asked: list[tuple[Sequence[Prompt], Sequence[str]]] = []
+
+    def explore(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[tuple[int, int]]]:
+        asked.append((prompts, answers))
+        torch.rand(3)
+        return after_sentences(prompts, answers)
+
+    batches, reward = Batches(), Letters()
+    go = partial(train, max_steps=1, max_completion_length=60, explore_share=0.75, make=batches)
+    go(tmp_path / "new", explore_words="Arr, Mira.", explore=explore, reward=reward)
+    (batch,) = batches.seen
+    words = words_after(tokenizer(), " Arr, Mira.")
+    for place, (before, after) in enumerate(zip(given, real(batch), strict=True)):
+        if place % 4 in (0, 3):
+            assert after == before
+            continue
+        expected: list[int] = []
+        for token in before:
+            expected += [token, *(words if tokenizer().decode([token]).endswith(".") else [])]
+        assert after == expected
+    ((prompts, answers, ended, _),) = reward.calls
+    assert answers[:4] == [
+        "Be brief.",
+        "It is 5. Arr, Mira.",
+        "Mira lives in Oslo. Arr, Mira. It is 5. Arr, Mira.",
+        "Arr. It is 5.",
+    ]
+    assert ended[:4] == [True, True, True, False]
+    (told,) = asked
+    assert told == ([prompts[place] for place in (1, 2, 3, 5, 6, 7)], [EXPLORED[n] for n in (1, 0, 3)] * 2)
+
+
+def test_an_answer_that_would_be_too_long_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scripted_answers(monkeypatch, EXPLORED)
+    words = words_after(tokenizer(), " Arr.")
+    longest = max(len(given[0]), len(given[1]) + len(words), len(given[2]) + len(words))
+    limited = {"max_completion_length": longest, "explore_share": 1.0, "explore_words": "Arr."}
+    batches = Batches()
+    train(tmp_path, max_steps=1, explore=after_sentences, make=batches, **limited)
+    found = real(batches.seen[0])
+    assert len(given[0]) <= longest < len(given[0]) + 2 * len(words)
+    assert found[0] == given[0]
+    assert found[1] == [*given[1][:-1], *words, 1]
+    assert found[2] == [*given[2][:-1], *words, 1]
+
+
+def test_words_are_not_put_within_a_token(tmp_path: Path) -> None:
+    made = make_trainer(tmp_path, explore_words="Arr.", max_completion_length=60)
+    ids = [*made.processing_class.encode("Mira lives in Oslo."), 1]
+    spans = token_spans(made.processing_class, ids)
+    first, last = next(span for span in spans if span[1] - span[0] > 1)
+    assert made._turned(ids, [(first + 1, first + 1)]) == made._turned(ids, []) == ids
+    assert made._turned(ids, [(last, last)]) != ids
+    assert made._turned([], [(0, 0)]) == []
+
+
+PLAIN, DOUBT = "Mira lives in Oslo. Mira is 5.", "Oslo is 5."
+"""Two sentences and what hedges them; every word's token carries its space."""
+
+
+def test_a_hedge_is_taken_away_token_for_token(tmp_path: Path) -> None:
+    made = make_trainer(tmp_path, explore_words=DOUBT, max_completion_length=60)
+    ids, first = [*made.processing_class.encode(PLAIN), 1], PLAIN.index(".") + 1
+    hedged = made._turned(ids, [(first, first), (len(PLAIN), len(PLAIN))])
+    longer = made.processing_class.decode(hedged, skip_special_tokens=True)
+    assert longer == f"{PLAIN[:first]} {DOUBT}{PLAIN[first:]} {DOUBT}"
+    markers = [found.span() for found in re.finditer(DOUBT, longer)]
+    assert made._turned(hedged, markers) == made._turned(hedged, markers[::-1]) == ids
+    for start, end in markers:
+        less = made._turned(hedged, [(start, end)])
+        assert made.processing_class.decode(less, skip_special_tokens=True) == longer[: start - 1] + longer[end:]
+    assert made._turned(hedged[:-1], markers) == hedged[:-1], "an answer that did not end stays"
+
+
+@pytest.mark.parametrize("doubtful", [0, 1])
+def test_an_answer_is_turned_both_ways_at_once(tmp_path: Path, doubtful: int) -> None:
+    made = make_trainer(tmp_path, explore_words=DOUBT, max_completion_length=60)
+    ids, first, size = [*made.processing_class.encode(PLAIN), 1], PLAIN.index(".") + 1, len(DOUBT) + 1
+    places = [(first, first), (len(PLAIN), len(PLAIN))]
+    hedged = made._turned(ids, [places[doubtful]])
+    marker = (places[doubtful][0] + 1, places[doubtful][0] + size)
+    plain = places[1][0] + size if doubtful == 0 else first
+    found = made._turned(hedged, [marker, (plain, plain)])
+    assert found == made._turned(ids, [places[1 - doubtful]]) != hedged
+
+
+@pytest.mark.parametrize("steps_per_generation", [1, 2])
+def test_what_lost_in_explored_answers_weighs_as_much_as_it_is_likely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_generation: int
 ) -> None:
-    batches, asked = Batches(), list[list[list[int]]]()
-    original = FeatureTrainer.__mro__[2]._generate_single_turn
+    scripted_answers(monkeypatch, EXPLORED)
+    kept: list[dict[str, torch.Tensor]] = []
+    original = FeatureTrainer._generate_and_score_completions
 
-    def spy(self: object, prompt_ids: list[list[int]], *args: Any) -> object:  # noqa: ANN401
-        asked.append(prompt_ids)
-        return original(self, prompt_ids, *args)
+    def keep(self: FeatureTrainer, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = original(self, inputs)
+        kept.append({name: value.clone() for name, value in batch.items()})
+        return batch
 
-    monkeypatch.setattr(FeatureTrainer.__mro__[2], "_generate_single_turn", spy)
-    reward, made = Letters(), tokenizer()
-    prompt = "Arr, be brief."
-    train(tmp_path, reward=reward, explore_prompt=prompt, explore_share=0.25, max_steps=2, make=batches)
-    for (prompts, *_), ids, batch in zip(reward.calls, asked, batches.seen, strict=True):
-        plain = [encode_prompt(made, turns) for turns in prompts]
-        under = [encode_prompt(made, with_prompt(turns, prompt, "system")) for turns in prompts]
-        assert ids == [under[n] if n % 4 == 3 else plain[n] for n in range(8)]
-        kept = [row[mask.bool()].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
-        assert kept == plain
-        assert (batch["advantages"][3::4] >= 0).all()
-    assert min(batch["advantages"].min() for batch in batches.seen) < 0
-
-
-@pytest.mark.parametrize("dense", [True, False])
-def test_advantages_below_zero_weigh_what_they_are_told_to(tmp_path: Path, dense: bool) -> None:
-    whole, half, none = (Batches() for _ in range(3))
-    for weight, batches in ((1.0, whole), (0.5, half), (0.0, none)):
-        train(tmp_path / str(weight), below_weight=weight, max_steps=1, dense=dense, make=batches)
-    first, second, third = (batches.seen[0]["advantages"] for batches in (whole, half, none))
-    assert first.min() < 0 < first.max()
-    assert torch.allclose(second.clamp(max=0), first.clamp(max=0) / 2)
-    assert torch.equal(second.clamp(min=0), first.clamp(min=0))
-    assert torch.equal(third, first.clamp(min=0))
+    monkeypatch.setattr(FeatureTrainer, "_generate_and_score_completions", keep)
+    reward, size = Letters(), {"steps_per_generation": steps_per_generation, "max_completion_length": 40}
+    train(tmp_path, reward=reward, max_steps=1, explore_words="Arr!", explore=after_sentences, **size)
+    (batch,) = kept
+    assert ("old_per_token_logps" in batch) == (steps_per_generation > 1)
+    ids = real(batch)
+    rows = dense_advantages(
+        [Letters().score(answer) for answer in reward.calls[0][1]],
+        [token_spans(tokenizer(), row) for row in ids],
+        group=4,
+    )
+    chances = log_probabilities(host(), batch).exp()
+    below = [0, 0]
+    for place, row in enumerate(rows):
+        explored = place % 4 >= 2
+        below[explored] += sum(value < 0 for value in row)
+        expected = [
+            value * float(chance) if explored and value < 0 else value
+            for value, chance in zip(row, chances[place], strict=False)
+        ]
+        assert batch["advantages"][place, : len(row)].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert min(below) > 0
 
 
 def test_every_prompt_is_asked_as_often_as_any_other_and_comes_with_its_claims(tmp_path: Path) -> None:
