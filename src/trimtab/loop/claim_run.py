@@ -280,9 +280,10 @@ def policy_step(setup: Setup, job: SeedJob, progress: Progress) -> PolicyResult:
     def report(at: TrainProgress) -> None:
         progress("train", at.step, at.steps)
 
+    whole = {} if settings.concept is None else {"unit": "answer"}  # a tone is that of the whole answer
     reward = FeatureReward(
         reader=setup.reader,
-        settings=settings.reward,
+        settings=settings.reward.model_copy(update=whole),
         splitter=setup.task.splitter,
         name=setup.grader.name if settings.concept else "truth",
     )

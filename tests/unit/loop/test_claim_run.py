@@ -27,6 +27,7 @@ def small(**changes: object) -> ClaimRunSettings:
             "num_generations": 4,
             "logging_steps": 1,
             "save_steps": 1,
+            "steps_per_generation": 1,
             "validate_steps": 1,
             "max_completion_length": 24,
         }
