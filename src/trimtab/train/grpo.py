@@ -34,7 +34,7 @@ from trimtab.train.grpo_trainer import REWARD_STATE, FeatureTrainer, aside, grpo
 from trimtab.train.manifest import library_versions
 from trimtab.train.metrics import Journal, MetricLine, read_metrics, trim_metrics
 from trimtab.train.runs import claim, locked, refuse_several_processes
-from trimtab.train.student import freeze_first, lora_config, quiet_peft
+from trimtab.train.student import check_frozen, freeze_first, lora_config, quiet_peft
 from trimtab.train.threads import fixed_threads, training_threads
 from trimtab.train.trainer import TrainProgress
 from trimtab.train.validations import (
@@ -139,6 +139,7 @@ def train_policy(
     refuse_several_processes()
     _check(prompts, wanted, settings)
     _check_exploring(settings, explore)
+    check_frozen(host.model, settings.freeze_layers)
     _check_context(host, prompts, settings)
     whole_identity = {
         "settings": settings.model_dump(mode="json"),
@@ -229,6 +230,12 @@ def _check_exploring(settings: GrpoSettings, explore: Explore | None) -> None:
             f"explore_words {settings.explore_words!r} without a reward that says where to try them",
             allowed="explore_words together with `explore`",
             todo="pass `explore=reward.other_choices` of a FeatureReward, or leave explore_words out",
+        )
+    if not settings.dense:
+        raise UsageError(
+            "explore_words with dense false",
+            allowed="explore_words with dense true: what was put there or taken away has to earn by itself",
+            todo="set dense to true, or leave explore_words out",
         )
     if settings.use_vllm:
         raise UsageError(

@@ -214,7 +214,7 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         if self._settings.dense:
             batch["advantages"] = self._dense_advantages(batch["completion_ids"], batch["completion_mask"])
         explored = [place for place in range(len(inputs)) if self._explores(place)]
-        if explored and self._settings.dense:
+        if explored:
             own = self._log_probabilities(batch)[explored].exp()
             gains = batch["advantages"][explored]
             batch["advantages"][explored] = torch.where(gains < 0, own * gains, gains)

@@ -39,21 +39,30 @@ def make_student(host: Host, settings: TrainSettings, *, seed: int) -> nn.Module
         return cast("nn.Module", get_peft_model(student, lora_config(student, settings)))
 
 
+def check_frozen(model: nn.Module, count: int) -> None:
+    """Refuse to freeze every layer.
+
+    Raises:
+        UsageError: If no layer would be left to learn.
+    """
+    found = len(layers(model))
+    if count >= found:
+        raise UsageError(
+            f"freeze_layers {count} of a model with {found} layers",
+            allowed=f"0 to {found - 1}",
+            todo="freeze fewer layers",
+        )
+
+
 def freeze_first(student: PreTrainedModel, count: int) -> None:
     """Let only the decoder layers after the first ``count`` learn: no embeddings, no output head.
 
     Raises:
-        UsageError: If no layer would be left.
+        UsageError: If no layer would be left to learn.
     """
-    found = layers(student)
-    if count >= len(found):
-        raise UsageError(
-            f"freeze_layers {count} of a model with {len(found)} layers",
-            allowed=f"0 to {len(found) - 1}",
-            todo="freeze fewer layers",
-        )
+    check_frozen(student, count)
     student.requires_grad_(False)
-    for layer in found[count:]:
+    for layer in layers(student)[count:]:
         layer.requires_grad_(True)
 
 

@@ -398,3 +398,8 @@ def test_a_choice_wins_what_the_turned_answer_would_have_earned_less() -> None:
     for one, turn in zip(score(answer, by=by).credits, score(other(answer), by=by).credits, strict=True):
         assert one.won == pytest.approx(one.value - turn.value) == pytest.approx(-turn.won)
         assert abs(one.won) > 0.05
+
+
+def test_whole_answers_are_not_turned() -> None:
+    assert reward(unit="answer").other_choices([PROMPT], ["Mira lives in Oslo."]) == ((),)
+    assert reward().other_choices([PROMPT], ["Mira lives in Oslo."]) != ((),)

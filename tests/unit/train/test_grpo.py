@@ -474,7 +474,9 @@ def long_prompt() -> Prompt:
         ({"kl_target": 1.0, "beta": 0.0}, "kl_target 1.0, beta 0"),
         ({"explore_words": "Guess."}, "explore_words 'Guess.' without a reward that says where"),
         ({"explore_words": "Guess.", "explore": middles, "use_vllm": True}, "explore_words with use_vllm"),
+        ({"explore_words": "Guess.", "explore": middles, "dense": False}, "explore_words with dense false"),
         ({"freeze_layers": 1, "method": "lora"}, "freeze_layers 1, method lora"),
+        ({"freeze_layers": 99}, "freeze_layers 99 of a model with"),
         ({"steps_per_generation": 3}, "save_steps 2, steps_per_generation 3"),
         ({"prompts": (*PROMPTS[:2], long_prompt()), "architecture": "gpt2"}, "prompt 3 has "),
         ({"max_completion_length": 60, "architecture": "gpt2"}, "max_completion_length is 60"),
@@ -659,13 +661,14 @@ PLAIN, DOUBT = "Mira lives in Oslo. Mira is 5.", "Oslo is 5."
 """Two sentences and what hedges them; every word's token carries its space."""
 
 
-def test_a_hedge_is_taken_away_token_for_token(tmp_path: Path) -> None:
-    made = make_trainer(tmp_path, explore_words=DOUBT, max_completion_length=60)
+@pytest.mark.parametrize("words", [DOUBT, "Be brief."])  # the space before "Be" is a token of its own
+def test_a_hedge_is_taken_away_token_for_token(tmp_path: Path, words: str) -> None:
+    made = make_trainer(tmp_path, explore_words=words, max_completion_length=60)
     ids, first = [*made.processing_class.encode(PLAIN), 1], PLAIN.index(".") + 1
     hedged = made._turned(ids, [(first, first), (len(PLAIN), len(PLAIN))])
     longer = made.processing_class.decode(hedged, skip_special_tokens=True)
-    assert longer == f"{PLAIN[:first]} {DOUBT}{PLAIN[first:]} {DOUBT}"
-    markers = [found.span() for found in re.finditer(DOUBT, longer)]
+    assert longer == f"{PLAIN[:first]} {words}{PLAIN[first:]} {words}"
+    markers = [found.span() for found in re.finditer(re.escape(words), longer)]
     assert made._turned(hedged, markers) == made._turned(hedged, markers[::-1]) == ids
     for start, end in markers:
         less = made._turned(hedged, [(start, end)])
@@ -737,3 +740,16 @@ def test_every_prompt_is_asked_as_often_as_any_other_and_comes_with_its_claims(t
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str], changed: dict[str, Any]) -> None:
     train(tmp_path, validate=judge, max_steps=2, **changed)
     assert capfd.readouterr() == ("", "")
+
+
+def test_only_the_later_layers_learn(tmp_path: Path) -> None:
+    before = host().model
+    result = train(tmp_path, freeze_layers=1, max_steps=2)
+    after = load_student(host(), result.folder).model
+    changed = {
+        name
+        for (name, old), (_, new) in zip(before.named_parameters(), after.named_parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed
+    assert all(".layers." in name and ".layers.0." not in name for name in changed)
