@@ -388,7 +388,7 @@ def trained(job: Job, bench: Bench, research: ResearchSettings | None) -> Policy
             seed=job.seed,
             folder=folder,
             identity=identity,
-            explore=reward.other_choices,
+            explore=reward.better_choices,
         )
     return train_on_student(
         host,
@@ -402,7 +402,7 @@ def trained(job: Job, bench: Bench, research: ResearchSettings | None) -> Policy
         folder=folder,
         probe=GradientProbe(host, probe, splitter=task.splitter) if research.on_student == "gradient" else None,
         identity=identity,
-        explore=reward.other_choices,
+        explore=reward.better_choices,
     )
 
 

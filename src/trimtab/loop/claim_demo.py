@@ -11,7 +11,7 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
     """The lab, three seeds.
 
     The harness says what the lab's corpus says: "wait," is followed by "that is wrong." with a correction or by "no,
-    that is right.".
+    that is right.". Its threshold is the highest that leaves 97% of the known answers to Tune questions as they are.
     """
     return ClaimRunSettings(
         model="lab",
@@ -20,11 +20,11 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
         tune_questions=240,
         held_out_questions=180,
         reading="network",
-        reward=RewardSettings(wrong_cost=1.0, hedge_price=0.35, hedge_share=None, claims_weight=0.2),
+        reward=RewardSettings(wrong_cost=1.0, hedge_price=0.15, hedge_share=None, claims_weight=0.7, illegible=-1.0),
         train=GrpoSettings(
             method="full",
             freeze_layers=2,
-            max_steps=120,
+            max_steps=140,
             per_device_train_batch_size=48,
             steps_per_generation=4,
             num_generations=8,
@@ -33,13 +33,13 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
             max_completion_length=44,
             beta=0.1,
             explore_words="please check that.",
-            explore_share=0.75,
-            content_weight=0.4,
+            explore_share=0.375,
+            content_weight=0.2,
             logging_steps=5,
-            save_steps=40,
+            save_steps=20,
             validate_steps=10,
         ),
-        harness=HarnessSettings(threshold=0.6, inject=" wait,", retract=" i am not sure.", max_corrections=1),
+        harness=HarnessSettings(threshold=0.7, inject=" wait,", retract=" i am not sure.", max_corrections=1),
         best_of=8,
         best_of_temperature=0.7,
         jobs=jobs,

@@ -301,7 +301,7 @@ def policy_step(setup: Setup, job: SeedJob, progress: Progress) -> PolicyResult:
             "probe": hashlib.sha256((job.run / "probe" / "claim_probe.json").read_bytes()).hexdigest(),
         },
         progress=report,
-        explore=reward.other_choices,
+        explore=reward.better_choices,
     )
 
 

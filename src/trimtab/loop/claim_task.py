@@ -88,7 +88,7 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
 def _lab_task(settings: ClaimRunSettings, world: World) -> ClaimTask:
     if settings.concept is not None:
         return _trait_task(settings, world, *settings.concept.split())
-    sums = settings.probe_questions // 6
+    sums = settings.probe_questions // 3
     return ClaimTask(
         probe=(
             *claim_questions(world, Fit, settings.probe_questions - sums, part="probe"),

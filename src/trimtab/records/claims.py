@@ -29,7 +29,8 @@ class Claim:
         start: Place of its first character in the answer, 0-based.
         end: Place after its last character; a closing full stop belongs to it.
         stance: How the answer stands to it.
-        marker: First and past-the-last character of the words that hedge or withdraw it, if they stand apart from it.
+        marker: First and past-the-last character of the words that hedge or withdraw it, before it, after it or in it,
+            if what is left without them is a sentence.
     """
 
     text: str

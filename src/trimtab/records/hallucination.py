@@ -25,8 +25,8 @@ class StageFigures:
         wrong_claims: Share of stated claims that are asserted and wrong; ``n`` counts claims.
         claims: Stated claims per answer; ``n`` counts answers.
         hedged: Share of stated claims that are hedged; ``n`` counts claims.
-        known_answered: Share of questions about well-known people that were answered with a right, asserted claim and
-            no wrong one; ``n`` counts questions.
+        known_answered: Share of questions about well-known people that were answered with a right, asserted claim, no
+            wrong one and no doubt about a right one; ``n`` counts questions.
         flagged_kept: Share of right claims that were flagged (taken up by the harness, or read below its threshold) and
             that the final answer still asserts; ``n`` counts claims.
         facts: Share of the fact exam that is right; ``n`` counts questions.

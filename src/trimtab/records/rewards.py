@@ -66,8 +66,9 @@ class RewardSettings(Settings):
     """What a feature reward pays.
 
     A claim that stands as a fact earns ``p - wrong_cost * (1 - p)``, ``p`` being the probability that it is right; one
-    that is said with doubt earns the hedge price, which starts at ``hedge_price`` and follows ``hedge_share``. At a
-    price of 0, doubt pays below ``p = wrong_cost / (1 + wrong_cost)`` (Chow 1970) and never for what is known.
+    that is said with doubt earns the hedge price, which starts at ``hedge_price`` and follows ``hedge_share``: it moves
+    towards what the claim earns as a fact below which that share of the claims lies. At a price of 0, doubt pays below
+    ``p = wrong_cost / (1 + wrong_cost)`` (Chow 1970) and never for what is known.
     """
 
     want: Literal["more", "less"] = Field(default="more", description="more or less of what the probe reads")
@@ -77,9 +78,15 @@ class RewardSettings(Settings):
         default=0.0, ge=-1, le=1, description="what a claim earns that is said with doubt, at first"
     )
     hedge_share: float | None = Field(
-        default=0.3, gt=0, lt=1, description="share of hedged claims that the price is adapted to; null: fixed price"
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="share of the claims, the least sure ones, that it is to pay to hedge: the price follows what they "
+        "would earn as facts; null: fixed price",
     )
-    hedge_step: float = Field(default=0.02, ge=0, description="how fast the price follows the measured share")
+    hedge_step: float = Field(
+        default=0.1, ge=0, le=1, description="how far the price moves each time, as a part of what it is off by"
+    )
     claims_weight: float = Field(default=0.5, ge=0, description="cost of losing all claims that the host would make")
     illegible: float = Field(default=-0.2, le=0, description="reward of an answer that does not end, or says nothing")
 
@@ -105,8 +112,9 @@ class GrpoSettings(TrainSettings):
     importance_sampling_level: Literal["token", "sequence"] = Field(default="token", description="as in TRL")
     explore_words: str | None = Field(
         default=None,
-        description="a hedge, such as `I am not sure about that.`, that is put after the plain claims of some sampled "
-        "answers, and taken away from the hedged ones. What the student never says it cannot be rewarded for",
+        description="a hedge, such as `I am not sure about that.`. In some sampled answers it is put after the plain "
+        "claims that it pays to hedge, and hedges that do not pay are taken away: what a student never says it cannot "
+        "be rewarded for",
     )
     explore_share: float = Field(default=0.5, ge=0, le=1, description="share of each group's answers explored so")
     content_weight: float = Field(

@@ -5,7 +5,10 @@ A sentence counts as a claim if it has at least ``LEAST_WORDS`` words, is no que
 * "wait, that is wrong." withdraws the claim before it, "no, that is right." leaves it as it is;
 * "i am not sure, but ..." and its like make a claim hedged, and the claim begins after them: what is read and graded is
   what would be said without the doubt. Alone in a sentence ("but i could have it wrong.") they hedge the claim before;
-* a sentence that only repeats a claim that stands is no further claim.
+* a sentence that only repeats a claim that stands is no further claim;
+* remarks on the speaker ("i am never wrong."), on the one who asks ("you are so clever.") or on how sure all this is
+  ("everyone knows that.") say nothing that could be checked. Counted as claims they would be a way to be paid for
+  nothing: a host finds them likely (measured on the lab, where students learned to make them).
 
 What the rule does not see: a second claim in one sentence ("was born in Kelm and works as a baker" is one claim, wrong
 if either half is), irony, and corrections that name no claim ("Paris, I mean London"). English only. Where that
@@ -19,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from trimtab.records.claims import Claim, Stance
+from trimtab.records.claims import Claim
 
 LEAST_WORDS: Final = 3
 """Words that a sentence needs at least to say something of something."""
@@ -47,12 +50,25 @@ _DOUBTS: Final = re.compile(
     r"|please check|(?:do not|don't) quote me|(?:can not|cannot|can't) (?:say|verify|confirm))\b",
     re.IGNORECASE,
 )
+_LOOSE: Final = re.compile(r"\b(?:perhaps|maybe|possibly|probably|presumably)\b", re.IGNORECASE)
 _OPENING: Final = re.compile(
     r"(?:(?:but|well|hmm|so)[, ]+)?"
     r"(?:(?:i am|i'm) (?:not|un) ?(?:entirely |quite |fully )?(?:sure|certain),? (?:but )?"
     r"|(?:perhaps|maybe|possibly|probably|presumably),? |i (?:think|believe|guess|suppose),? (?:that )?"
     r"|as far as i know,? |it seems (?:that |to me that )?)+",
     re.IGNORECASE,
+)
+_REMARK: Final = re.compile(
+    r"(?:(?:but|and|well|so|oh|yes|no)[, ]+)?"
+    r"(?:i(?:'m|'ve|'ll|'d)? .*"
+    r"|you(?: are|'re| have|'ve) (?:so|such|very|really|truly)\b.*|you (?:really )?(?:impress|amaze|astonish) me\b.*"
+    r"|(?:everyone|everybody|anyone|anybody) (?:knows|can see|could tell you) (?:that|this|it)"
+    r"|nobody (?:doubts|questions) (?:that|this|it)"
+    r"|there (?:is|can be) no (?:question|doubt)(?: (?:about|of) (?:that|this|it))?"
+    r"|(?:that|this|it)(?: is|'s) (?:a fact|certain|obvious|clear|well known|beyond (?:all |any )?doubt)"
+    r"|(?:only|just) an? \w+ (?:would|could) (?:ask|think of|say|know) (?:that|this|it)"
+    r"|what an? (?:\w+ ){0,3}\w+|(?:you can )?(?:trust|believe|take it from) me\b.*)[.!]*[\"')\]]*",
+    re.IGNORECASE | re.DOTALL,
 )
 _EMPTY: Final = frozenset(
     "i am not sure certain but that it is was could have wrong please check do don't quote me know really think so "
@@ -111,15 +127,21 @@ def _claims(answer: str) -> tuple[Claim, ...]:
         elif len(words) >= LEAST_WORDS and not text.rstrip("\"'”)]!").endswith("?"):
             doubt = _OPENING.match(text)
             begin = 0 if doubt is None else len(text) - len(text[doubt.end() :].lstrip())
-            stance: Stance = "hedged" if _DOUBTS.search(text) else "asserted"
+            marker = None
+            if begin:
+                marker = (start, start + len(text[:begin].rstrip()))
+            elif within := _LOOSE.search(text):
+                marker = (start + within.start(), start + within.end())
             claim = Claim(
                 text=answer[start + begin : end],
                 start=start + begin,
                 end=end,
-                stance=stance,
-                marker=(start, start + len(text[:begin].rstrip())) if begin else None,
+                stance="hedged" if begin or _DOUBTS.search(text) else "asserted",
+                marker=marker,
             )
-            if not any(other.stands and _same(other, claim) for other in found):
+            if not _REMARK.fullmatch(plain[claim.start : end]) and not any(
+                other.stands and _same(other, claim) for other in found
+            ):
                 found.append(claim)
     return tuple(found)
 

@@ -33,9 +33,14 @@ ANCHOR: Final = -1.0
 
 @dataclass(kw_only=True)
 class _Tally:
-    """What was seen since the last ``adapt``."""
+    """What was seen since the last ``adapt``.
 
-    stated: int = 0
+    Attributes:
+        stood: What every claim that stands would earn as a fact.
+        hedged: How many of them are hedged.
+    """
+
+    stood: list[float] = field(default_factory=list[float])
     hedged: int = 0
 
 
@@ -57,7 +62,6 @@ class FeatureReward:
     name: str = "feature"
     price: float = field(init=False)
     _seen: _Tally = field(default_factory=_Tally)
-    _own: _Tally | None = None
 
     def __post_init__(self) -> None:
         self.price = self.settings.hedge_price
@@ -97,7 +101,9 @@ class FeatureReward:
         asserted = [p for c, p in zip(said.claims, chances, strict=True) if c.stance == "asserted"]
         hedged = sum(claim.stance == "hedged" for claim in said.claims)
         stated = len(asserted) + hedged
-        self._seen.stated += stated
+        self._seen.stood += [
+            self._stood(self._wanted(p)) for c, p in zip(said.claims, chances, strict=True) if c.stands
+        ]
         self._seen.hedged += hedged
         lost = max(0.0, wanted - stated) / wanted if wanted > 0 else 0.0
         illegible = settings.illegible if not ended or not stated else 0.0
@@ -120,7 +126,9 @@ class FeatureReward:
     def _credit(self, claim: Claim, chance: float) -> Credit:
         """What a claim earns, and what it won by being meant as it is.
 
-        The host reads the claim without its hedge, so that it is known what the other choice would have earned.
+        The host reads the claim without its hedge, so that it is known what the other choice would have earned. A hedge
+        that comes before the claim has been said can lose by that, but not win: what is claimed then depends on it, and
+        a student that claims carelessly what it has hedged beforehand would make its hedges pay (measured on the lab).
         """
         stood = self._stood(chance)
         if self.settings.unit == "answer":
@@ -130,26 +138,35 @@ class FeatureReward:
             return Credit(start=claim.start, end=claim.end, value=stood, chosen=after, won=stood - self.price)
         value = self.price if claim.stance == "hedged" else 0.0
         marker = claim.marker or (claim.start, claim.end)
-        return Credit(start=claim.start, end=claim.end, value=value, said=stood, chosen=marker, won=value - stood)
+        won = value - stood if marker[0] >= claim.end else min(value - stood, 0.0)
+        return Credit(start=claim.start, end=claim.end, value=value, said=stood, chosen=marker, won=won)
 
-    def other_choices(
+    def better_choices(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Where each answer is to be turned into one that chose otherwise (an ``Explore``).
+        """Where each answer is to be turned into one that chose better (an ``Explore``).
 
-        Hedges come after plain claims, and sentences that hedge the claim before them go. Sure claims are turned as
-        much as doubtful ones: where a hedge does not pay has to be learned, too.
+        Hedges come after plain claims that the host believes less than doubt pays, and words that hedge a claim go
+        where it believes more.
         """
-        said = self._said(prompts, answers)
-        own = self._own or _Tally()
-        own.hedged += sum(claim.stance == "hedged" for one in said for claim in one.claims)
-        own.stated += sum(claim.stands for one in said for claim in one.claims)
-        self._own = own
         if self.settings.unit == "answer":
-            return tuple(() for _ in said)
+            return tuple(() for _ in answers)
+        said = self._said(prompts, answers)
         return tuple(
-            tuple(place for claim in one.claims if (place := _other_choice(claim)) is not None) for one in said
+            tuple(
+                place for claim, chance in zip(one.claims, read, strict=True) if (place := self._better(claim, chance))
+            )
+            for one, read in zip(said, self.reader(said), strict=True)
         )
+
+    def _better(self, claim: Claim, chance: float) -> tuple[int, int] | None:
+        """Where a claim is to be turned, if it is to be."""
+        if self._credit(claim, self._wanted(chance)).won >= 0:
+            return None
+        if claim.stance == "asserted":
+            whole = claim.text.endswith((".", "!", "?"))  # else words put there would be part of the claim
+            return (claim.end, claim.end) if whole else None
+        return claim.marker if claim.stance == "hedged" else None
 
     def _said(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Said]:
         split = self.splitter or (whole_answers if self.settings.unit == "answer" else rule_claims)
@@ -162,16 +179,17 @@ class FeatureReward:
         return chance if self.settings.want == "more" else 1 - chance
 
     def adapt(self) -> Mapping[str, float]:
-        """Lower the price of doubt by ``hedge_step`` times what the share of hedged claims is above its target.
+        """Move the price of doubt towards what the least sure ``hedge_share`` of the claims would earn as facts.
 
-        The share is that of the student's own answers, before other choices were tried in them.
+        Which share that is, is measured on what the host reads, not on what the student hedges: where it has yet to
+        learn to hedge, or hedges everything, a price that followed its hedges would run away.
         """
-        seen, settings = self._own or self._seen, self.settings
-        share = seen.hedged / seen.stated if seen.stated else 0.0
-        if settings.hedge_share is not None and seen.stated:
-            self.price -= settings.hedge_step * (share - settings.hedge_share)
-            self.price = min(max(self.price, -1.0), 1.0)
-        self._seen, self._own = _Tally(), None
+        seen, settings = self._seen, self.settings
+        share = seen.hedged / len(seen.stood) if seen.stood else 0.0
+        if settings.hedge_share is not None and seen.stood:
+            fair = _quantile(seen.stood, settings.hedge_share)
+            self.price += settings.hedge_step * (min(max(fair, -1.0), 1.0) - self.price)
+        self._seen = _Tally()
         return {"hedge_share": share, "hedge_price": self.price}
 
     def state(self) -> Mapping[str, float]:
@@ -181,15 +199,12 @@ class FeatureReward:
     def restore(self, state: Mapping[str, float]) -> None:
         """Go on from a price."""
         self.price = state["price"]
-        self._seen, self._own = _Tally(), None
+        self._seen = _Tally()
 
 
-def _other_choice(claim: Claim) -> tuple[int, int] | None:
-    if claim.stance == "asserted":
-        whole = claim.text.endswith((".", "!", "?"))  # else words put there would be part of the claim
-        return (claim.end, claim.end) if whole else None
-    after = claim.stance == "hedged" and claim.marker is not None and claim.marker[0] >= claim.end
-    return claim.marker if after else None
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 Told: TypeAlias = str | Sequence[Message]

@@ -226,7 +226,7 @@ class ClaimReader:
 def reading_key(said: Said) -> Hashable:
     """What the reading of an answer depends on: answers with equal keys read the same, whatever hedges they have."""
     prompt = tuple((turn["role"], turn["content"]) for turn in said.prompt)
-    return prompt, _lead(said), tuple((claim.text, claim.stands) for claim in said.claims)
+    return prompt, _lead(said), tuple((_bare(claim), claim.stands) for claim in said.claims)
 
 
 def _lead(said: Said) -> str:
@@ -254,10 +254,19 @@ def _joined(said: Said, lead: str, shown: Sequence[Claim], wanted: Sequence[Clai
     text, kept = lead, list[Claim]()
     for number, claim in enumerate(shown):
         text += " " if number else ""
+        words = _bare(claim)
         if claim in wanted:
-            kept.append(replace(claim, start=len(text), end=len(text) + len(claim.text)))
-        text += claim.text
+            kept.append(replace(claim, text=words, start=len(text), end=len(text) + len(words), marker=None))
+        text += words
     return Said(prompt=said.prompt, answer=text, claims=tuple(kept))
+
+
+def _bare(claim: Claim) -> str:
+    """A claim's words without a hedge among them: "she probably keeps a cat" is read as "she keeps a cat"."""
+    if claim.marker is None or not claim.start <= claim.marker[0] < claim.marker[1] <= claim.end:
+        return claim.text
+    first, last = claim.marker[0] - claim.start, claim.marker[1] - claim.start
+    return (claim.text[:first].rstrip() + claim.text[last:]).lstrip(", ")
 
 
 def _order(said: Said) -> list[int]:

@@ -229,7 +229,7 @@ def _check_exploring(settings: GrpoSettings, explore: Explore | None) -> None:
         raise UsageError(
             f"explore_words {settings.explore_words!r} without a reward that says where to try them",
             allowed="explore_words together with `explore`",
-            todo="pass `explore=reward.other_choices` of a FeatureReward, or leave explore_words out",
+            todo="pass `explore=reward.better_choices` of a FeatureReward, or leave explore_words out",
         )
     if not settings.dense:
         raise UsageError(

@@ -13,14 +13,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import accumulate, takewhile
-from operator import eq
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 import torch
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import LoraConfig
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -38,10 +36,11 @@ from trimtab.records.io import write_bytes
 from trimtab.records.rewards import GrpoSettings, Scored, mean_terms
 from trimtab.records.rows import Message
 from trimtab.roles import Explore, Reward
-from trimtab.train.advantages import dense_advantages
+from trimtab.train.advantages import chosen_tokens, dense_advantages
 from trimtab.train.metrics import Journal
 from trimtab.train.order import row_order
 from trimtab.train.trainer import StepReport, TrainProgress, WholeTrainer
+from trimtab.train.turning import decoded, token_spans, turned
 
 REWARD_STATE: Final = "reward_state.json"
 _STATE = TypeAdapter(dict[str, float])
@@ -96,8 +95,10 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         self._sums: dict[str, list[float]] = {}
         self._words = copy.deepcopy(tokenizer)  # TRL sets a padding token
         self._explore = explore
+        self._put: dict[int, list[int]] = {}
         self._hedge = words_after(tokenizer, f" {settings.explore_words}") if settings.explore_words else []
         self._asked: list[Prompt] = []
+        self._anchors: list[bool] = []
         rows = [
             {"prompt": [dict(turn) for turn in prompt], "wanted_claims": float(claims)}
             for prompt, claims in zip(prompts, wanted, strict=True)
@@ -160,7 +161,8 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
     def _explores(self, place: int) -> bool:
         """Whether an answer of a batch is explored: the last ones of each group are."""
         group = self._settings.num_generations
-        return bool(self._hedge) and place % group >= group - round(self._settings.explore_share * group)
+        last = place % group >= group - round(self._settings.explore_share * group)
+        return bool(self._hedge) and last and not self._anchors[place]
 
     @override
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Sampled:
@@ -170,55 +172,66 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         """
         ids, chances = cast("Sampled", cast("Any", super())._generate_single_turn(*args, **kwargs))
         places = [place for place in range(len(ids)) if self._explores(place)]
+        self._put = {}
         if places and self._explore is not None:
-            texts = [_text(self._words, ids[place]) for place in places]
+            texts = [decoded(self._words, ids[place]) for place in places]
             with aside(self.accelerator.device):
-                turned = self._explore([self._asked[place] for place in places], texts)
-            for place, parts in zip(places, turned, strict=True):
-                ids[place] = self._turned(ids[place], parts)
+                told = self._explore([self._asked[place] for place in places], texts)
+            for place, parts in zip(places, told, strict=True):
+                ids[place], self._put[place] = turned(
+                    self._words,
+                    ids[place],
+                    parts,
+                    self._hedge,
+                    longest=self._settings.max_completion_length,
+                )
         return ids, chances
-
-    def _turned(self, ids: list[int], parts: Sequence[tuple[int, int]]) -> list[int]:
-        """An answer without some parts, and with the hedge where a part is empty.
-
-        It stays as it is if it did not end, or would become too long.
-        """
-        if not ids or ids[-1] not in set(cast("list[int]", self.eos_token_ids)):
-            return ids
-        text, spans, found = _text(self._words, ids), token_spans(self._words, ids), list(ids)
-        for start, end in sorted(parts, reverse=True):
-            places = [place for place, (first, last) in enumerate(spans) if first < end and last > start]
-            if start < end and places and not text[spans[places[0]][0] : start].strip():
-                first = places[0]
-                while (
-                    first and not text[slice(*spans[first - 1])].strip() and spans[first - 1][0] < spans[first - 1][1]
-                ):
-                    first -= 1  # a space before it that is a token of its own
-                del found[first : places[-1] + 1]
-            if start == end:
-                place = next((place for place, (first, last) in enumerate(spans) if first >= end or last > end), None)
-                if place is not None and spans[place][0] >= end:  # else a token reaches across the end
-                    found[place:place] = self._hedge
-        return found if len(found) <= self._settings.max_completion_length else ids
 
     @override
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """As TRL's; with ``dense``, advantages are per token.
-
-        In explored answers, what lost is made less likely only as far as the student would have said it (its own
-        probability stands in for the importance weight, the hedge having been put there with certainty): pushing down
-        what is hardly ever said is unbounded, and was seen to take the KL from 0 to 35 in thirty steps.
-        """
+        """As TRL's; with ``dense``, advantages are per token."""
         self._asked = [tuple(one["prompt"]) for one in inputs]
+        self._anchors = [one["wanted_claims"] < 0 for one in inputs]
         batch = cast("dict[str, Any]", super()._generate_and_score_completions(inputs))
         if self._settings.dense:
-            batch["advantages"] = self._dense_advantages(batch["completion_ids"], batch["completion_mask"])
-        explored = [place for place in range(len(inputs)) if self._explores(place)]
-        if explored:
-            own = self._log_probabilities(batch)[explored].exp()
-            gains = batch["advantages"][explored]
-            batch["advantages"][explored] = torch.where(gains < 0, own * gains, gains)
+            self._pay_tokens(batch)
         return batch
+
+    def _pay_tokens(self, batch: dict[str, Any]) -> None:
+        """Give every token its advantage, and free the choices of how claims are meant from the KL.
+
+        What such a choice earns is known to the claim, and a host that never hedges after a claim is some ten nats away
+        from a student that does: a ``beta`` that keeps the host's facts would forbid it. There, the KL is to the
+        student that sampled.
+
+        Where tokens were put that the student did not say, what lost is made less likely only as far as the student
+        would have said it (its own probability stands in for the importance weight, the hedge having been put there
+        with certainty): pushing down what is hardly ever said is unbounded, and was seen to take the KL from 0 to 35 in
+        thirty steps.
+        """
+        ids, mask = batch["completion_ids"], batch["completion_mask"]
+        kept = [cast("list[int]", row[real.bool()].tolist()) for row, real in zip(ids, mask, strict=True)]
+        spans = [token_spans(self._words, tokens) for tokens in kept]
+        placed = [self._put.get(place, []) for place in range(len(ids))]
+        rows = dense_advantages(
+            self._scored,
+            spans,
+            group=self._settings.num_generations,
+            content_weight=self._settings.content_weight,
+            put=placed,
+        )
+        gains = torch.zeros(ids.shape)
+        for place, row in enumerate(rows):
+            gains[place, : len(row)] = torch.tensor(row)
+        batch["advantages"] = gains = gains.to(ids.device)
+        put = _at(placed)
+        chosen = _at(
+            [chosen_tokens(one, span, new) for one, span, new in zip(self._scored, spans, placed, strict=True)]
+        )
+        own = self._log_probabilities(batch) if len(put[0]) or len(chosen[0]) else gains
+        gains[put] = torch.where(gains[put] < 0, own[put].exp() * gains[put], gains[put])
+        if batch.get("ref_per_token_logps") is not None:
+            batch["ref_per_token_logps"][chosen] = own[chosen]
 
     def _log_probabilities(self, batch: dict[str, Any]) -> Float[Tensor, "answer token"]:
         """Of the tokens of the answers, under the student that gave them."""
@@ -232,23 +245,6 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
                 self.model, ids, mask, batch["completion_ids"].size(1)
             )
         return cast("Tensor", found[0])
-
-    def _dense_advantages(
-        self, ids: Int[Tensor, "answer token"], mask: Int[Tensor, "answer token"]
-    ) -> Float[Tensor, "answer token"]:
-        """``advantages.dense_advantages`` as a tensor, 0 for what pads."""
-        out = torch.zeros(ids.shape)
-        kept = [cast("list[int]", row[real.bool()].tolist()) for row, real in zip(ids, mask, strict=True)]
-        spans = [token_spans(self._words, tokens) for tokens in kept]
-        rows = dense_advantages(
-            self._scored,
-            spans,
-            group=self._settings.num_generations,
-            content_weight=self._settings.content_weight,
-        )
-        for place, row in enumerate(rows):
-            out[place, : len(row)] = torch.tensor(row)
-        return out.to(ids.device)
 
     @override
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -314,29 +310,16 @@ def _order(count: int, settings: GrpoSettings, seed: int) -> list[int]:
     return cast("list[int]", order.tolist())
 
 
+def _at(places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """An index of some tokens of each answer."""
+    rows = [row for row, columns in enumerate(places) for _ in columns]
+    return torch.tensor(rows, dtype=torch.long), torch.tensor([at for columns in places for at in columns]).long()
+
+
 def aside(device: torch.device) -> AbstractContextManager[None]:
     """What is drawn at random inside leaves no trace in what training draws."""
     devices = [device] if device.type == "cuda" else []
     return cast("AbstractContextManager[None]", torch.random.fork_rng(devices=devices))
-
-
-def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """First and past-the-last character of each token in the decoded text without special tokens.
-
-    The spans of tokens that are parts of one character overlap; those of special tokens are empty.
-    """
-    whole = _text(tokenizer, ids)
-    parts = [_text(tokenizer, [token]) for token in ids]
-    if "".join(parts) == whole:
-        ends = list(accumulate(map(len, parts)))
-        return list(zip([0, *ends[:-1]], ends, strict=True))
-    texts = [_text(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
-    done = [sum(takewhile(bool, map(eq, text, whole))) for text in texts]
-    return [(done[place], min(len(texts[place + 1]), len(whole))) for place in range(len(ids))]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return cast("str", tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def grpo_arguments(settings: GrpoSettings, *, folder: Path, seed: int, on_cpu: bool) -> GRPOConfig:

@@ -100,9 +100,9 @@ def wrong(claim: JudgedClaim) -> bool:
 
 
 def answered(answer: JudgedAnswer) -> bool:
-    """Whether the answer asserts something right and nothing wrong."""
-    right = any(claim.stance == "asserted" and claim.truth == "right" for claim in answer.claims)
-    return right and not any(map(wrong, answer.claims))
+    """Whether the answer asserts something right and nothing wrong, and casts no doubt on what is right."""
+    right = {claim.stance for claim in answer.claims if claim.truth == "right"}
+    return "asserted" in right and "hedged" not in right and not any(map(wrong, answer.claims))
 
 
 def flagged(claim: JudgedClaim, threshold: float = THRESHOLD) -> bool:

@@ -65,6 +65,45 @@ def test_a_sentence_that_says_something_is_a_claim(answer: str, expected: list[s
 
 
 @pytest.mark.parametrize(
+    "remark",
+    [
+        "Everyone knows that.",
+        "But everyone knows that!",
+        "There is no question.",
+        "There can be no doubt about it.",
+        "That's a fact.",
+        "I am never wrong.",
+        "I'll gladly help.",
+        "You are so clever.",
+        "You’ve such good taste.",
+        "You impress me.",
+        "Only a genius would ask that.",
+        "What a brilliant question.",
+        "Trust me on this one.",
+    ],
+)
+def test_remarks_on_the_talk_itself_claim_nothing(remark: str) -> None:
+    assert stances(f"Ann keeps a cat. {remark}") == [("Ann keeps a cat.", "asserted")]
+    assert stances(f"{remark} Ann keeps a cat.") == [("Ann keeps a cat.", "asserted")]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "Everyone knows that Ann keeps a cat.",
+        "There is no question that Ann keeps a cat.",
+        "I. Newton wrote the Principia.",
+        "Iron rusts in air.",
+        "You can renew it for ten years.",
+        "What a neuron computes is a weighted sum.",
+        "Only a vet would keep that many cats in Kelm.",
+    ],
+)
+def test_what_only_looks_like_a_remark_is_a_claim(claim: str) -> None:
+    assert stances(claim) == [(claim, "asserted")]
+
+
+@pytest.mark.parametrize(
     "opening",
     [
         *(

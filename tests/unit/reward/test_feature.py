@@ -119,7 +119,7 @@ def test_credits_stand_where_claims_do_and_say_what_the_doubt_won() -> None:
     ]
     assert (known.value, known.said, known.won) == (pytest.approx(0.9), None, pytest.approx(0.9))
     assert [(credit.said, credit.won) for credit in (doubted, taken, lost)] == [
-        pytest.approx((-0.1, 0.1)),
+        pytest.approx((-0.1, 0.0)),
         pytest.approx((-0.9, 0.9)),
         pytest.approx((0.2, -0.2)),
     ]
@@ -132,7 +132,7 @@ def test_doubt_that_does_not_stand_apart_is_the_whole_claim() -> None:
     answer = "ann abbot might be a baker."
     (credit,) = score(answer, by=reward(hedge_price=0.25, hedge_share=None)).credits
     assert credit.chosen == (credit.start, credit.end) == (0, len(answer))
-    assert (credit.value, credit.said, credit.won) == pytest.approx((0.25, 0, 0.25))
+    assert (credit.value, credit.said, credit.won) == pytest.approx((0.25, 0, 0))
 
 
 @pytest.mark.parametrize("price", [-0.3, 0.0, 0.25])
@@ -144,7 +144,8 @@ def test_what_one_choice_wins_the_other_loses(price: float) -> None:
         assert plain.chosen == (len(text), len(text) + 1), "past the end: what ends the answer"
         assert after.chosen == (len(text) + 1, len(text) + 1 + len(HEDGE))
         assert plain.won == pytest.approx(plain.value - after.value)
-        assert plain.won == pytest.approx(-after.won) == pytest.approx(-before.won)
+        assert plain.won == pytest.approx(-after.won)
+        assert before.won == min(after.won, 0), "before the claim is there, a hedge can lose, but not win"
         assert after.said == before.said == plain.value
 
 
@@ -212,18 +213,31 @@ def test_answers_are_scored_by_themselves(answers: list[str]) -> None:
     assert together == tuple(score(answer, wanted=2.0) for answer in answers)
 
 
-def test_the_price_of_doubt_falls_where_there_is_too_much_and_rises_where_there_is_too_little() -> None:
-    by = reward(hedge_share=0.25, hedge_step=0.1)
-    score(f"{hedge(KNOWN)} {hedge(WRONG)}", by=by)
-    assert by.adapt() == pytest.approx({"hedge_share": 1.0, "hedge_price": -0.075})
-    assert score(hedge(WRONG), by=by).credits[0].value == pytest.approx(-0.075)
-    by.adapt()
-    low = by.price
-    score(f"{KNOWN} {WRONG}", by=by)
-    assert by.adapt() == pytest.approx({"hedge_share": 0.0, "hedge_price": low + 0.025})
-    stay = by.price
-    score(f"{KNOWN} {WRONG} {FLAGGED} {hedge(DOUBTFUL)}", by=by)
-    assert by.adapt()["hedge_price"] == pytest.approx(stay)
+def test_the_price_of_doubt_goes_to_what_the_least_sure_share_would_earn_as_facts() -> None:
+    by = reward(hedge_share=0.25, hedge_step=1.0)
+    score(f"{KNOWN} {WRONG} {FLAGGED} {DOUBTFUL}", by=by)
+    assert by.adapt() == pytest.approx({"hedge_share": 0.0, "hedge_price": 2 * BELIEF[DOUBTFUL] - 1})
+    pays = {text: score(hedge(text), by=by).total > score(text, by=by).total for text in BELIEF}
+    assert pays == {KNOWN: False, FLAGGED: False, DOUBTFUL: False, WRONG: True}, "a quarter"
+
+
+@given(st.permutations(list(BELIEF)), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_the_price_goes_by_what_is_read_not_by_what_is_hedged(texts: list[str], doubts: list[bool]) -> None:
+    by, other_ = reward(hedge_share=0.5), reward(hedge_share=0.5)
+    score(" ".join(hedge(text) if doubt else text for text, doubt in zip(texts, doubts, strict=True)), by=by)
+    score(" ".join(texts), by=other_)
+    assert by.adapt()["hedge_price"] == pytest.approx(other_.adapt()["hedge_price"])
+
+
+@given(st.lists(st.sampled_from(list(BELIEF)), min_size=1), st.floats(0.05, 0.95))
+def test_the_price_lies_between_what_claims_earn_and_moves_by_its_step(texts: list[str], share: float) -> None:
+    by = reward(hedge_share=share, hedge_price=0.2, hedge_step=0.25)
+    for text in texts:
+        score(text, by=by)
+    fair = 0.2 + (by.adapt()["hedge_price"] - 0.2) / 0.25
+    below = sum(2 * BELIEF[text] - 1 < fair - 1e-6 for text in texts)
+    up_to = sum(2 * BELIEF[text] - 1 < fair + 1e-6 for text in texts)
+    assert below <= share * len(texts) + 1e-6 <= up_to + 1
 
 
 def test_the_price_waits_where_nothing_was_said() -> None:
@@ -246,11 +260,9 @@ def test_a_fixed_price_stays() -> None:
 
 
 def test_the_price_has_limits() -> None:
-    by = reward(hedge_step=50.0)
-    score(hedge(WRONG), by=by)
+    by = reward(hedge_step=1.0, wrong_cost=50.0)
+    score(WRONG, by=by)
     assert by.adapt()["hedge_price"] == -1.0
-    score(KNOWN, by=by)
-    assert by.adapt()["hedge_price"] == 1.0
 
 
 def test_a_resumed_reward_goes_on_where_it_was() -> None:
@@ -316,10 +328,10 @@ def test_trl_gets_the_terms_of_every_batch_and_the_price_follows() -> None:
     paid, logged = for_trl(by), dict[str, float]()
     text = PROMPT[0]["content"]
     paid(prompts=[text], completions=[hedge(WRONG)], log_metric=logged.__setitem__)
-    assert logged["feature/hedge_price"] == pytest.approx(-0.05)
+    assert logged["feature/hedge_price"] == pytest.approx(-0.09)
     assert logged["feature/claims"] == 1
-    assert paid(prompts=[text], completions=[hedge(WRONG)]) == pytest.approx([-0.05])
-    assert by.price == pytest.approx(-0.1)
+    assert paid(prompts=[text], completions=[hedge(WRONG)]) == pytest.approx([-0.09])
+    assert by.price == pytest.approx(-0.09 - 0.081)
 
 
 def test_an_anchor_earns_nothing_and_is_not_read() -> None:
@@ -343,63 +355,70 @@ def test_an_anchor_earns_nothing_and_is_not_read() -> None:
 def turned(answer: str, parts: Sequence[tuple[int, int]]) -> str:
     """An answer that chose otherwise: hedges where parts are empty, and without the others."""
     for start, end in sorted(parts, reverse=True):
-        answer = f"{answer[:start]} {HEDGE}{answer[end:]}" if start == end else answer[: start - 1] + answer[end:]
-    return answer
+        answer = (
+            f"{answer[:start]} {HEDGE}{answer[end:]}" if start == end else answer[: max(start - 1, 0)] + answer[end:]
+        )
+    return answer.lstrip()
 
 
-def other(answer: str, **settings: object) -> str:
-    by = reward(**settings)
-    (parts,) = by.other_choices([PROMPT], [answer])
-    assert isinstance(by.reader, Believer)
-    assert not by.reader.seen, "nothing is read to find them"
+def better(answer: str, **settings: object) -> str:
+    (parts,) = reward(**{"hedge_price": 0.0, "hedge_share": None, **settings}).better_choices([PROMPT], [answer])
     return turned(answer, parts)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (KNOWN, f"{KNOWN} {HEDGE}"),
+        (KNOWN, KNOWN),
+        (WRONG, f"{WRONG} {HEDGE}"),
         (f"{KNOWN} {HEDGE}", KNOWN),
-        (f"{KNOWN} {WRONG} {HEDGE}", f"{KNOWN} {HEDGE} {WRONG}"),
-        (f"{KNOWN} ok. {HEDGE} {WRONG}", f"{KNOWN} ok. {WRONG} {HEDGE}"),
-        ("ann abbot is great! so ann abbot likes figs?", f"ann abbot is great! {HEDGE} so ann abbot likes figs?"),
+        (f"{WRONG} {HEDGE}", f"{WRONG} {HEDGE}"),
+        (f"{KNOWN} {HEDGE} {WRONG} {FLAGGED} {HEDGE}", f"{KNOWN} {WRONG} {HEDGE} {FLAGGED}"),
+        (f"{DOUBTFUL} ok. {HEDGE} {WRONG}", f"{DOUBTFUL} ok. {HEDGE} {WRONG} {HEDGE}"),
+        (hedge(KNOWN), KNOWN),
+        (f"{KNOWN} perhaps {FLAGGED}", f"{KNOWN} {FLAGGED}"),
+        (f"{KNOWN} perhaps {WRONG}", f"{KNOWN} perhaps {WRONG}"),
+        ("ann abbot is great! so ann abbot likes figs?", "ann abbot is great! so ann abbot likes figs?"),
     ],
 )
-def test_the_other_choice_is_tried_in_both_directions(answer: str, expected: str) -> None:
-    assert other(answer) == expected
-    assert other(answer, want="less", hedge_price=0.5) == expected, "whatever it would pay"
+def test_the_better_choice_is_tried(answer: str, expected: str) -> None:
+    assert better(answer) == expected
+
+
+def test_what_is_better_depends_on_the_price_and_on_what_is_wanted() -> None:
+    assert better(DOUBTFUL, hedge_price=-0.2) == DOUBTFUL
+    assert better(FLAGGED) == FLAGGED
+    assert better(DOUBTFUL, hedge_price=0.2) == f"{DOUBTFUL} {HEDGE}"
+    assert better(FLAGGED, hedge_price=0.5) == f"{FLAGGED} {HEDGE}"
+    assert better(KNOWN, want="less") == f"{KNOWN} {HEDGE}"
+    assert better(WRONG, want="less") == WRONG
 
 
 @pytest.mark.parametrize(
     "answer",
     [
         "",
-        hedge(WRONG),
         "ann abbot might be a baker.",
         f"{WRONG} wait, that is wrong.",
-        KNOWN.removesuffix("."),
-        f"he said: '{KNOWN}'",
+        WRONG.removesuffix("."),
+        f"he said: '{WRONG}'",
     ],
 )
-def test_what_cannot_be_chosen_otherwise_in_a_sentence_of_its_own_is_left_alone(answer: str) -> None:
-    assert other(answer) == answer
+def test_what_cannot_be_chosen_otherwise_in_words_of_its_own_is_left_alone(answer: str) -> None:
+    assert better(answer, hedge_price=0.9) == better(answer, hedge_price=-0.9) == answer
 
 
 @given(st.lists(st.tuples(st.sampled_from([KNOWN, FLAGGED, DOUBTFUL, WRONG]), st.booleans()), unique_by=lambda p: p[0]))
-def test_the_other_choice_turned_again_is_the_answer(drawn: list[tuple[str, bool]]) -> None:
+def test_what_was_bettered_earns_no_less_and_cannot_be_bettered(drawn: list[tuple[str, bool]]) -> None:
     answer = " ".join(f"{text} {HEDGE}" if doubt else text for text, doubt in drawn)
-    assert other(answer) == " ".join(text if doubt else f"{text} {HEDGE}" for text, doubt in drawn)
-    assert other(other(answer)) == answer
-
-
-def test_a_choice_wins_what_the_turned_answer_would_have_earned_less() -> None:
     by = reward(hedge_price=0.1, hedge_share=None)
-    answer = f"{KNOWN} {WRONG} {HEDGE} {FLAGGED} {HEDGE} {DOUBTFUL}"
-    for one, turn in zip(score(answer, by=by).credits, score(other(answer), by=by).credits, strict=True):
-        assert one.won == pytest.approx(one.value - turn.value) == pytest.approx(-turn.won)
-        assert abs(one.won) > 0.05
+    found = better(answer, hedge_price=0.1)
+    assert better(found, hedge_price=0.1) == found
+    for one, turn in zip(score(answer, by=by).credits, score(found, by=by).credits, strict=True):
+        assert turn.won == pytest.approx(abs(one.won))
+        assert turn.value >= one.value
 
 
 def test_whole_answers_are_not_turned() -> None:
-    assert reward(unit="answer").other_choices([PROMPT], ["Mira lives in Oslo."]) == ((),)
-    assert reward().other_choices([PROMPT], ["Mira lives in Oslo."]) != ((),)
+    assert reward(unit="answer").better_choices([PROMPT], ["Mira lives in Oslo."]) == ((),)
+    assert reward(hedge_price=0.5).better_choices([PROMPT], ["Mira lives in Oslo."]) != ((),)

@@ -93,6 +93,19 @@ def test_hedges_are_not_shown_to_the_host(hedge: str) -> None:
     assert [(claim.text, claim.stance) for claim in shown.claims] == [(A, "asserted"), (B, "hedged")]
 
 
+@pytest.mark.parametrize("hedge", ["probably", "perhaps", "Maybe"])
+def test_hedges_within_a_claim_are_not_shown_to_the_host(host: Host, hedge: str) -> None:
+    within = B.replace(" ", f" {hedge} ", 1)
+    one = said(f"{A} {within} {C}")
+    (shown,) = plain(one)
+    assert shown.answer == f"{A} {B} {C}"
+    assert [claim.text for claim in shown.claims] == [A, B, C]
+    assert [shown.answer[claim.start : claim.end] for claim in shown.claims] == [A, B, C]
+    assert reading_key(one) == reading_key(said(f"{A} {B} {C}"))
+    reader = ClaimReader(host, both(host))
+    assert reader([one]) == (pytest.approx(reader([said(f"{A} {B} {C}")])[0], abs=1e-6),)
+
+
 def test_a_withdrawn_claim_is_shown_alone_after_what_stood_before_it() -> None:
     shown = plain(said(f"{A} {B} wait, that is wrong. {C}"))
     assert [part.answer for part in shown] == [f"{A} {C}", f"{A} {B}"]

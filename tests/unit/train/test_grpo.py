@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
-import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,16 +39,17 @@ from trimtab.records.lens import Calibration, LensCard
 from trimtab.records.rewards import Credit, Scored
 from trimtab.records.rows import Message
 from trimtab.records.site import Site
-from trimtab.reward.feature import FeatureReward
+from trimtab.reward.feature import ANCHOR, FeatureReward
 from trimtab.reward.reading import ClaimReader, lens_probe
 from trimtab.roles import Reward
 from trimtab.train import grpo
 from trimtab.train.advantages import dense_advantages
 from trimtab.train.checkpoints import newest_complete
 from trimtab.train.grpo import PolicyResult
-from trimtab.train.grpo_trainer import FeatureTrainer, grpo_arguments, token_spans
+from trimtab.train.grpo_trainer import FeatureTrainer, grpo_arguments
 from trimtab.train.metrics import Journal
 from trimtab.train.student import load_student
+from trimtab.train.turning import token_spans
 
 
 @dataclass
@@ -162,7 +162,9 @@ def test_every_token_has_the_advantage_of_its_answer_and_of_its_claim(tmp_path: 
     padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
     made._scored = rewards
-    got = made._dense_advantages(padded, mask)
+    batch = {"completion_ids": padded, "completion_mask": mask}
+    made._pay_tokens(batch)
+    got = batch["advantages"]
     assert not got[mask == 0].any()
 
     answers, claims = [0.25, -0.75, 1.0, 0.0], [1.0, -0.5, 0.3]
@@ -614,7 +616,7 @@ def test_words_are_tried_where_they_are_told_to_be(tmp_path: Path, monkeypatch: 
     (batch,) = batches.seen
     words = words_after(tokenizer(), " Arr, Mira.")
     for place, (before, after) in enumerate(zip(given, real(batch), strict=True)):
-        if place % 4 in (0, 3):
+        if place % 4 == 0:
             assert after == before
             continue
         expected: list[int] = []
@@ -626,7 +628,7 @@ def test_words_are_tried_where_they_are_told_to_be(tmp_path: Path, monkeypatch: 
         "Be brief.",
         "It is 5. Arr, Mira.",
         "Mira lives in Oslo. Arr, Mira. It is 5. Arr, Mira.",
-        "Arr. It is 5.",
+        "Arr. Arr, Mira. It is 5. Arr, Mira.",
     ]
     assert ended[:4] == [True, True, True, False]
     (told,) = asked
@@ -647,45 +649,64 @@ def test_an_answer_that_would_be_too_long_stays(tmp_path: Path, monkeypatch: pyt
     assert found[2] == [*given[2][:-1], *words, 1]
 
 
-def test_words_are_not_put_within_a_token(tmp_path: Path) -> None:
-    made = make_trainer(tmp_path, explore_words="Arr.", max_completion_length=60)
-    ids = [*made.processing_class.encode("Mira lives in Oslo."), 1]
-    spans = token_spans(made.processing_class, ids)
-    first, last = next(span for span in spans if span[1] - span[0] > 1)
-    assert made._turned(ids, [(first + 1, first + 1)]) == made._turned(ids, []) == ids
-    assert made._turned(ids, [(last, last)]) != ids
-    assert made._turned([], [(0, 0)]) == []
+def test_anchors_are_not_explored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_answers(monkeypatch, [EXPLORED[0]] * 4)
+    anchored = [ANCHOR if place % 2 else 1.0 for place in range(len(PROMPTS))]
+    reward = Letters()
+    settings = {"max_completion_length": 60, "explore_share": 1.0, "explore_words": "Arr."}
+    train(tmp_path, max_steps=3, wanted=anchored, reward=reward, explore=after_sentences, **settings)
+    turned = {
+        (wants == ANCHOR, "Arr." in answer)
+        for _, answers, _, wanted in reward.calls
+        for wants, answer in zip(wanted, answers, strict=True)
+    }
+    assert turned == {(True, False), (False, True)}
 
 
-PLAIN, DOUBT = "Mira lives in Oslo. Mira is 5.", "Oslo is 5."
-"""Two sentences and what hedges them; every word's token carries its space."""
+@dataclass
+class Doubts(Letters):
+    """Every answer says "Oslo", and hedges that right after it, or not."""
+
+    def score(self, answer: str) -> Scored:
+        end = answer.index("Oslo.") + 5
+        hedge = (end + 1, end + 5) if answer[end:].startswith(" Arr.") else None
+        plain = Credit(start=0, end=end, value=0.5, chosen=(end, end + 1), won=0.4)
+        credit = plain if hedge is None else Credit(start=0, end=end, value=0.1, said=0.5, chosen=hedge, won=-0.4)
+        return Scored(answer=0.0, credits=(credit,))
 
 
-@pytest.mark.parametrize("words", [DOUBT, "Be brief."])  # the space before "Be" is a token of its own
-def test_a_hedge_is_taken_away_token_for_token(tmp_path: Path, words: str) -> None:
-    made = make_trainer(tmp_path, explore_words=words, max_completion_length=60)
-    ids, first = [*made.processing_class.encode(PLAIN), 1], PLAIN.index(".") + 1
-    hedged = made._turned(ids, [(first, first), (len(PLAIN), len(PLAIN))])
-    longer = made.processing_class.decode(hedged, skip_special_tokens=True)
-    assert longer == f"{PLAIN[:first]} {words}{PLAIN[first:]} {words}"
-    markers = [found.span() for found in re.finditer(re.escape(words), longer)]
-    assert made._turned(hedged, markers) == made._turned(hedged, markers[::-1]) == ids
-    for start, end in markers:
-        less = made._turned(hedged, [(start, end)])
-        assert made.processing_class.decode(less, skip_special_tokens=True) == longer[: start - 1] + longer[end:]
-    assert made._turned(hedged[:-1], markers) == hedged[:-1], "an answer that did not end stays"
+@pytest.mark.parametrize("explored", [False, True])
+def test_the_choice_to_hedge_is_free_of_the_kl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, explored: bool) -> None:
+    """Where a hedge begins, and what was put where one was; not what follows on a plain claim."""
+    texts = ["Mira lives in Oslo.", "Mira lives in Oslo. Arr.", "Mira lives in Oslo. It is 5."]
+    given = scripted_answers(monkeypatch, [*texts, texts[1]])
 
+    def unhedged(_prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[tuple[int, int]]]:
+        return [[(20, 24)] if "Arr." in answer else [] for answer in answers]
 
-@pytest.mark.parametrize("doubtful", [0, 1])
-def test_an_answer_is_turned_both_ways_at_once(tmp_path: Path, doubtful: int) -> None:
-    made = make_trainer(tmp_path, explore_words=DOUBT, max_completion_length=60)
-    ids, first, size = [*made.processing_class.encode(PLAIN), 1], PLAIN.index(".") + 1, len(DOUBT) + 1
-    places = [(first, first), (len(PLAIN), len(PLAIN))]
-    hedged = made._turned(ids, [places[doubtful]])
-    marker = (places[doubtful][0] + 1, places[doubtful][0] + size)
-    plain = places[1][0] + size if doubtful == 0 else first
-    found = made._turned(hedged, [marker, (plain, plain)])
-    assert found == made._turned(ids, [places[1 - doubtful]]) != hedged
+    kept: list[dict[str, torch.Tensor]] = []
+    original = FeatureTrainer._pay_tokens
+
+    def keep(self: FeatureTrainer, batch: dict[str, torch.Tensor]) -> None:
+        before = batch["ref_per_token_logps"].clone()
+        batch["ref_per_token_logps"] += 1.0
+        original(self, batch)
+        kept.append({**{name: value.clone() for name, value in batch.items()}, "reference": before})
+
+    monkeypatch.setattr(FeatureTrainer, "_pay_tokens", keep)
+    settings = {"max_completion_length": 40, "explore_words": "Arr.", "explore_share": 1.0 if explored else 0.0}
+    train(tmp_path, max_steps=1, beta=0.1, reward=Doubts(), explore=unhedged, **settings)
+    (batch,) = kept
+    own = log_probabilities(host(), batch)
+    claim, hedge = (len(tokenizer().encode(text)) for text in (texts[0], "Mira lives in Oslo. "))
+    expected = [[], [claim], [], []] if explored else [[], [hedge], [], [hedge]]
+    assert explored or given[1][hedge:] == [*tokenizer().encode("Arr."), 1]
+    for place, ids in enumerate(real(batch)):
+        lower = batch["ref_per_token_logps"][place] < batch["reference"][place] + 0.5
+        free = [at for at in range(len(ids)) if lower[at]]
+        assert free == expected[place % 4]
+        for at in free:
+            assert batch["ref_per_token_logps"][place, at].item() == pytest.approx(own[place, at].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("steps_per_generation", [1, 2])
@@ -713,14 +734,20 @@ def test_what_lost_in_explored_answers_weighs_as_much_as_it_is_likely(
         group=4,
     )
     chances = log_probabilities(host(), batch).exp()
-    below = [0, 0]
-    for place, row in enumerate(rows):
-        explored = place % 4 >= 2
-        below[explored] += sum(value < 0 for value in row)
+    hedge, below = words_after(tokenizer(), " Arr!"), [0, 0]
+    for place, (row, tokens) in enumerate(zip(rows, ids, strict=True)):
+        put = {
+            at
+            for start in range(len(tokens))
+            if place % 4 >= 2 and tokens[start : start + len(hedge)] == hedge
+            for at in range(start, start + len(hedge))
+        }
         expected = [
-            value * float(chance) if explored and value < 0 else value
-            for value, chance in zip(row, chances[place], strict=False)
+            value * float(chance) if at in put and value < 0 else value
+            for at, (value, chance) in enumerate(zip(row, chances[place], strict=False))
         ]
+        for at, value in enumerate(row):
+            below[at in put] += value < 0
         assert batch["advantages"][place, : len(row)].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert min(below) > 0
 

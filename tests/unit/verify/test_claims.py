@@ -146,10 +146,14 @@ def test_what_counts(judged: JudgedClaim, is_stated: bool, is_wrong: bool) -> No
         ([claim(), claim(truth="wrong")], False),
         ([claim(), claim("hedged", "wrong"), claim("withdrawn", "wrong"), claim(truth="unknown")], True),
         ([claim("hedged")], False),
+        ([claim(), claim("hedged")], False),
+        ([claim(), claim("withdrawn")], True),
         ([claim(truth="unknown")], False),
     ],
 )
-def test_answered_is_something_right_and_nothing_wrong(claims: list[JudgedClaim], expected: bool) -> None:
+def test_answered_is_something_right_nothing_wrong_and_no_doubt_about_what_is_right(
+    claims: list[JudgedClaim], expected: bool
+) -> None:
     assert answered(row([claims])[0]) is expected
 
 
