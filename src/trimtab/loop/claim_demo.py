@@ -20,7 +20,7 @@ def demo_settings(*, jobs: int = 1) -> ClaimRunSettings:
         tune_questions=240,
         held_out_questions=180,
         reading="network",
-        reward=RewardSettings(wrong_cost=1.0, hedge_price=0.15, hedge_share=None, claims_weight=0.7, illegible=-1.0),
+        reward=RewardSettings(wrong_cost=1.0, hedge_price=0.1, hedge_share=None, claims_weight=1.0, illegible=-1.0),
         train=GrpoSettings(
             method="full",
             freeze_layers=2,
