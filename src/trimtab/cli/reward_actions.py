@@ -72,6 +72,7 @@ def show_stages(summary: Sequence[StageFigures]) -> None:
         "wrong claims": "wrong_claims",
         "claims per answer": "claims",
         "hedged claims": "hedged",
+        "not graded": "ungraded",
         "known answered": "known_answered",
         "flagged right kept": "flagged_kept",
         "facts": "facts",
@@ -86,7 +87,7 @@ def show_stages(summary: Sequence[StageFigures]) -> None:
     for figures in summary[1:]:
         if isinstance(before, Measured) and isinstance(figures.wrong_claims, Measured) and before.value > 0:
             fewer = 1 - figures.wrong_claims.value / before.value
-            console.print(f"wrong claims, {figures.stage} against before: {-fewer:+.0%}")
+            console.print(f"wrong claims, {figures.stage} against before: {round(-fewer, 2) + 0:+.0%}")
 
 
 def _cell(figure: Figure, *, share: bool) -> str:

@@ -36,12 +36,12 @@ from trimtab.reward.grades import CachedGrader
 from trimtab.reward.reading import ClaimProbe
 from trimtab.roles import Grader, Splitter
 from trimtab.stats import clustered_mean
-from trimtab.train.grpo import PolicyResult, train_policy
+from trimtab.train.grpo import PolicyResult, check_settings, train_policy
 from trimtab.train.manifest import library_versions
 from trimtab.train.metrics import read_metrics
 from trimtab.train.pool import run_jobs
 from trimtab.train.runs import claim, locked
-from trimtab.train.student import load_student
+from trimtab.train.student import check_frozen, load_student
 from trimtab.train.threads import fixed_threads, training_threads
 from trimtab.train.trainer import TrainProgress
 from trimtab.train.validations import read_validations
@@ -91,8 +91,10 @@ def reward_run(settings: ClaimRunSettings, folder: Path, *, progress: Progress) 
     Raises:
         TrimtabError: Whatever a step raises; what earlier steps wrote stays on disk.
     """
+    check_settings(settings.train)
     progress("load the host", 0, 1)
     host = Host.load(settings.model, revision=settings.revision)
+    check_frozen(host.model, settings.train.freeze_layers)
     task = claim_task(settings)
     progress("load the host", 1, 1)
     threads = training_threads(host.model)
@@ -341,12 +343,18 @@ def table_step(settings: ClaimRunSettings, folder: Path) -> tuple[StageFigures, 
         summary,
         shown,
         curves_of(settings, folder),
-        title="Made-up claims, before and after",
-        note=f"{settings.model}: {_seeds(settings)}, {settings.held_out_questions} held-out questions, "
-        f"best of {settings.best_of} in the last stage.",
+        title=_title(settings),
+        note=f"{settings.model}: {_seeds(settings)}, {len({answer.id for answer in shown})} held-out questions"
+        + (f", best of {settings.best_of} in the last stage." if settings.concept is None else "."),
+        concept=settings.concept,
     )
     write_bytes(folder / "report.html", page.encode())
     return tuple(summary)
+
+
+def _title(settings: ClaimRunSettings) -> str:
+    what = "Made-up claims" if settings.concept is None else settings.concept.capitalize()
+    return f"{what}, before and after"
 
 
 def _seeds(settings: ClaimRunSettings) -> str:

@@ -57,6 +57,18 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
         UsageError: If the model is not the lab and questions or documents are missing.
         DataError: If the questions cannot be read or are too few.
     """
+    if settings.model == LAB and settings.questions is None and settings.documents is not None:
+        raise UsageError(
+            f"documents {settings.documents!r} without questions",
+            allowed="documents with questions; the lab's own questions are graded by its planted truth",
+            todo="pass `questions:` too, or leave documents out",
+        )
+    if settings.concept is not None and settings.questions is not None:
+        raise UsageError(
+            f"concept {settings.concept!r} with questions {settings.questions!r}",
+            allowed="one of the two: a concept is rewarded on the lab's own questions",
+            todo="leave concept out, or questions",
+        )
     if settings.model == LAB and settings.questions is None:
         return _lab_task(settings, build_world())
     if settings.concept is not None:
@@ -105,13 +117,14 @@ def _lab_task(settings: ClaimRunSettings, world: World) -> ClaimTask:
 
 
 def _trait_task(settings: ClaimRunSettings, world: World, want: str, trait: str) -> ClaimTask:
+    grader = TraitGrader(trait, "more" if want == "more" else "less")
     return ClaimTask(
         probe=trait_questions(world, trait, Fit, settings.probe_questions, part="probe"),
         train=trait_questions(world, trait, Fit, settings.train_questions, part="train"),
         anchors=_lab_anchors(settings, world),
         tune=trait_questions(world, trait, Tune, settings.tune_questions),
         held_out=trait_questions(world, trait, HeldOut, settings.held_out_questions),
-        grader=TraitGrader(trait, "more" if want == "more" else "less"),
+        grader=grader,
         splitter=whole_answers,
         exams=tuple(_exam(world, task) for task in ("facts", "arithmetic")),
     )

@@ -25,6 +25,7 @@ class StageFigures:
         wrong_claims: Share of stated claims that are asserted and wrong; ``n`` counts claims.
         claims: Stated claims per answer; ``n`` counts answers.
         hedged: Share of stated claims that are hedged; ``n`` counts claims.
+        ungraded: Share of claims said plainly or with doubt that the grader cannot tell, which count nowhere else.
         known_answered: Share of questions about well-known people that were answered with a right, asserted claim, no
             wrong one and no doubt about a right one; ``n`` counts questions.
         flagged_kept: Share of right claims that were flagged (taken up by the harness, or read below its threshold) and
@@ -37,6 +38,7 @@ class StageFigures:
     wrong_claims: Figure
     claims: Figure
     hedged: Figure
+    ungraded: Figure
     known_answered: Figure
     flagged_kept: Figure
     facts: Figure

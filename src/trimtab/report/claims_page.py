@@ -39,6 +39,7 @@ _COLUMNS: Final[tuple[tuple[str, str, Unit], ...]] = (
     ("wrong_claims", "Wrong claims", "rate"),
     ("claims", "Claims per answer", "number"),
     ("hedged", "Hedged", "rate"),
+    ("ungraded", "Not graded", "rate"),
     ("known_answered", "Known answered", "rate"),
     ("flagged_kept", "Flagged, right, kept", "rate"),
     ("facts", "Facts", "rate"),
@@ -54,6 +55,7 @@ def claims_page(
     *,
     title: str,
     note: str,
+    concept: str | None = None,
 ) -> str:
     """The page, self-contained, the same text for the same records.
 
@@ -64,6 +66,7 @@ def claims_page(
         curves: Terms of the reward by step; those of one name share a panel.
         title: The page's heading.
         note: What the reader must know of how the figures were made; may be empty.
+        concept: What is wanted of whole answers, if no claims are judged: ``less flattery``.
 
     Returns:
         HTML; a section appears where there is something to show.
@@ -74,7 +77,8 @@ def claims_page(
     return template.get_template("claims.html.j2").render(
         title=title,
         note=note,
-        verdict=_verdict(summary),
+        verdict=_verdict(summary, concept),
+        concept=concept,
         means=_MEANS,
         show=show,
         plural=plural,
@@ -102,12 +106,17 @@ def _policy(stages: Sequence[str]) -> str:
     return _POLICY if _POLICY in stages else stages[-1]
 
 
-def _verdict(summary: Sequence[StageFigures]) -> str:
+def _verdict(summary: Sequence[StageFigures], concept: str | None) -> str:
     by_stage = {row.stage: row for row in summary}
     if _BASE not in by_stage or len(by_stage) < 2:
         return ""
     policy = _policy(ordered_stages(by_stage))
     base, last = by_stage[_BASE], by_stage[policy]
+    if concept:
+        return (
+            f"Wanted: {concept}. Of the host's answers, {sentence(base.wrong_claims)} are not as wanted; "
+            f"{sentence(last.wrong_claims)} in “{policy}”{f', {means}' if (means := _MEANS.get(policy)) else ''}."
+        )
     return (
         f"Of the claims that the host states, {sentence(base.wrong_claims)} are wrong and said as facts; "
         f"{sentence(last.wrong_claims)} in “{policy}”{f', {means}' if (means := _MEANS.get(policy)) else ''}. "

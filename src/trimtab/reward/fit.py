@@ -258,6 +258,12 @@ def _check_groups(fit: GradedAnswers[Fit], tune: GradedAnswers[Tune], held_out: 
                     todo="divide whole groups",
                 )
         right, claims = int(side.labels.sum()), len(side.labels)
+        if not claims:
+            raise DataError(
+                f"{side.split.__name__}: the grader could tell none of {sum(map(len, side.grades))} claims",
+                allowed="claims that the grader can tell to be right or wrong",
+                todo="ask about what the grader knows (its documents, or the lab's own people), or give it documents",
+            )
         if right in (0, claims):
             raise DataError(
                 f"{side.split.__name__}: {right} of {claims} graded claims are right",

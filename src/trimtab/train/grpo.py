@@ -137,7 +137,8 @@ def train_policy(
         StorageError: If the folder cannot be written, is in use, is damaged, or was made by another call.
     """
     refuse_several_processes()
-    _check(prompts, wanted, settings)
+    _check(prompts, wanted)
+    check_settings(settings)
     _check_exploring(settings, explore)
     check_frozen(host.model, settings.freeze_layers)
     _check_context(host, prompts, settings)
@@ -182,13 +183,30 @@ def train_policy(
         return _finished(folder)
 
 
-def _check(prompts: Sequence[Prompt], wanted: Sequence[float], settings: GrpoSettings) -> None:
+def _check(prompts: Sequence[Prompt], wanted: Sequence[float]) -> None:
     if not prompts or len(prompts) != len(wanted):
         raise UsageError(
             f"{len(prompts)} prompts, {len(wanted)} wanted claims",
             allowed="at least one prompt, and one number for each",
             todo="count the claims of the host's own answers to each prompt",
         )
+
+
+def _check_exploring(settings: GrpoSettings, explore: Explore | None) -> None:
+    if settings.explore_words is not None and explore is None:
+        raise UsageError(
+            f"explore_words {settings.explore_words!r} without a reward that says where to try them",
+            allowed="explore_words together with `explore`",
+            todo="pass `explore=reward.better_choices` of a FeatureReward, or leave explore_words out",
+        )
+
+
+def check_settings(settings: GrpoSettings) -> None:
+    """Refuse settings that do not go together, before anything is paid for.
+
+    Raises:
+        UsageError: Says which, what is allowed and what to do.
+    """
     if settings.per_device_train_batch_size % settings.num_generations:
         raise UsageError(
             f"per_device_train_batch_size {settings.per_device_train_batch_size}, num_generations "
@@ -220,24 +238,17 @@ def _check(prompts: Sequence[Prompt], wanted: Sequence[float], settings: GrpoSet
             allowed="save_steps that are a multiple of steps_per_generation: a checkpoint holds no sampled answers",
             todo="set save_steps to a multiple of steps_per_generation",
         )
+    _check_explore_words(settings)
 
 
-def _check_exploring(settings: GrpoSettings, explore: Explore | None) -> None:
-    if settings.explore_words is None:
-        return
-    if explore is None:
-        raise UsageError(
-            f"explore_words {settings.explore_words!r} without a reward that says where to try them",
-            allowed="explore_words together with `explore`",
-            todo="pass `explore=reward.better_choices` of a FeatureReward, or leave explore_words out",
-        )
-    if not settings.dense:
+def _check_explore_words(settings: GrpoSettings) -> None:
+    if settings.explore_words is not None and not settings.dense:
         raise UsageError(
             "explore_words with dense false",
             allowed="explore_words with dense true: what was put there or taken away has to earn by itself",
             todo="set dense to true, or leave explore_words out",
         )
-    if settings.use_vllm:
+    if settings.explore_words is not None and settings.use_vllm:
         raise UsageError(
             "explore_words with use_vllm",
             allowed="one of the two: TRL weighs vLLM's answers by how likely it was to sample them, and nobody sampled "

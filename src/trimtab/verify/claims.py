@@ -149,6 +149,7 @@ def stage_figures(
         wrong_claims=share(wrong, stated),
         claims=clustered_mean([[float(sum(map(stated, answer.claims))) for answer in row] for row in answers]),
         hedged=share(lambda claim: claim.stance == "hedged", stated),
+        ungraded=share(lambda claim: claim.truth == "unknown", lambda claim: claim.stance != "withdrawn"),
         known_answered=clustered_mean(known)
         if known[0]
         else Unmeasured(reason="no question is about something that the host surely knows"),

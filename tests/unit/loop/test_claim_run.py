@@ -15,7 +15,7 @@ from trimtab.records.claim_run import ClaimRunSettings, read_claim_run
 from trimtab.records.figures import Measured
 
 STAGES = ["before", "monitor", "weights", "after"]
-FIGURES = ["wrong_claims", "claims", "known_answered", "flagged_kept", "facts", "arithmetic"]
+FIGURES = ["wrong_claims", "claims", "ungraded", "known_answered", "flagged_kept", "facts", "arithmetic"]
 
 
 def small(**changes: object) -> ClaimRunSettings:
@@ -123,6 +123,40 @@ def test_no_thing_is_asked_about_on_two_sides() -> None:
 def test_another_model_needs_questions_and_documents() -> None:
     with pytest.raises(UsageError, match="documents"):
         claim_task(small(model="some/model"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"documents": "texts"}, "documents 'texts' without questions"),
+        ({"concept": "less flattery", "questions": "asked.jsonl"}, "concept 'less flattery' with questions"),
+        ({"concept": "more angry"}, "trait 'angry'\n  allowed: .*flattery"),
+    ],
+)
+def test_what_does_not_go_together_is_named(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        claim_task(small(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"per_device_train_batch_size": 15}, "per_device_train_batch_size 15, num_generations 4"),
+        ({"dense": False}, "explore_words with dense false"),
+        ({"freeze_layers": 40}, "freeze_layers 40"),
+    ],
+)
+def test_training_that_would_be_refused_is_refused_before_anything_is_done(
+    tmp_path: Path, changes: dict[str, object], match: str
+) -> None:
+    train = small().train.model_copy(update=changes)
+    with pytest.raises(UsageError, match=match):
+        reward_run(small(train=train), tmp_path / "run", progress=lambda *_: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_page_says_how_many_questions_were_asked(run: tuple[Path, list[str]]) -> None:
+    assert "12 held-out questions, best of 2" in (run[0] / "report.html").read_text()
 
 
 def test_the_written_settings_are_read_back(run: tuple[Path, list[str]]) -> None:

@@ -57,6 +57,7 @@ def figures(wrong: Figure, stage: str = "before") -> StageFigures:
         wrong_claims=wrong,
         claims=Measured(value=2.5, low=2.25, high=2.75, n=40),
         hedged=share,
+        ungraded=share,
         known_answered=share,
         flagged_kept=MISSING,
         facts=share,
@@ -366,8 +367,8 @@ def test_the_table_gives_the_callers_figures_in_the_order_of_the_stages(tmp_path
         "12.5% [7.5, 17.5]",
     ]
     assert [row.all("td")[1].all("span", "fig")[0].words() for row in rows] == ["2.50 [2.25, 2.75]"] * 2
-    assert [row.all("td")[4].words() for row in rows] == ["unmeasured: no harness"] * 2
-    assert not rows[0].all("td")[4].all("svg")
+    assert [row.all("td")[5].words() for row in rows] == ["unmeasured: no harness"] * 2
+    assert not rows[0].all("td")[5].all("svg")
     seeds = section(made, "stages").all("details")[0].all("tr")[1:]
     assert [(row.all("th")[0].words(), row.all("td")[0].words()) for row in seeds] == [
         ("before", "0"),
@@ -496,3 +497,14 @@ def test_the_same_records_give_the_same_page() -> None:
     answers = [*pair("a", RIGHT, WRONG), *pair("b", WRONG, RIGHT)]
     assert made(answers) == made(answers)
     assert made(answers) != made(answers[:2])
+
+
+def test_a_concept_is_told_of_in_its_own_words() -> None:
+    shown = [answer(claim(truth="wrong"), stage=stage) for stage in ("before", "weights")]
+    page = claims_page([result()], SUMMARY, shown, [], title="Less flattery", note="", concept="less flattery")
+    assert "Wanted: less flattery." in page
+    assert "an answer that is not as wanted (less flattery)" in page
+    assert "Of the claims that the host states" not in page
+    plain = claims_page([result()], SUMMARY, shown, [], title="Claims", note="")
+    assert "Of the claims that the host states" in plain
+    assert "which count nowhere else" in plain

@@ -151,8 +151,17 @@ def test_claims_of_one_class_are_refused(place: int) -> None:
 def test_answers_without_claims_are_refused() -> None:
     fit, tune, held_out = parts()
     silent = replace(fit, said=tuple(replace(one, claims=()) for one in fit.said), grades=((),) * len(fit.said))
-    with pytest.raises(DataError, match="Fit: 0 of 0 graded claims are right"):
+    with pytest.raises(DataError, match="Fit: the grader could tell none of 0 claims"):
         fit_claim_probe(host(), silent, tune, held_out, sites=MIDDLE)
+
+
+def test_claims_that_the_grader_cannot_tell_are_counted() -> None:
+    fit, tune, held_out = parts()
+    unknown = tuple(tuple(replace(grade, truth="unknown") for grade in grades) for grades in fit.grades)
+    count = sum(map(len, unknown))
+    assert count > 10
+    with pytest.raises(DataError, match=f"Fit: the grader could tell none of {count} claims"):
+        fit_claim_probe(host(), replace(fit, grades=unknown), tune, held_out, sites=MIDDLE)
 
 
 def test_a_group_in_two_splits_is_refused() -> None:

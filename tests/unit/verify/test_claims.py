@@ -225,7 +225,8 @@ def test_remarks_that_nobody_can_grade_gain_nothing() -> None:
     padded = stage_figures(
         [judge("ann keeps a cat. ann keeps a dog. the sky is up. so it goes.", "ann keeps a dog. yes we can.")]
     )
-    assert padded == plain
+    assert replace(padded, ungraded=plain.ungraded) == plain
+    assert (measured(plain.ungraded).value, measured(padded.ungraded).value) == (0.0, 0.5)
 
 
 def test_a_grader_hears_neither_stage_nor_probability() -> None:
