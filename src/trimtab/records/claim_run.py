@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final
 
 import yaml
 from pydantic import Field, ValidationError
@@ -80,9 +82,21 @@ def read_claim_run(path: Path) -> ClaimRunSettings:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
         raise UsageError(
             f"{path}: {faults}",
-            allowed="keys: " + ", ".join(ClaimRunSettings.model_fields),
+            allowed="; ".join(_keys(sorted({str(e["loc"][0]) if len(e["loc"]) > 1 else "" for e in error.errors()}))),
             todo="correct the named keys; docs/reference/reward-yaml.md lists each with its meaning",
         ) from error
+
+
+_PARTS: Final[Mapping[str, type[Settings]]] = MappingProxyType(
+    {"reward": RewardSettings, "train": GrpoSettings, "harness": HarnessSettings}
+)
+
+
+def _keys(places: Sequence[str]) -> Iterator[str]:
+    """The keys that are allowed at the places of faults: the top level's, or those of a part."""
+    for part in dict.fromkeys(place if place in _PARTS else "" for place in places):
+        fields = _PARTS[part].model_fields if part else ClaimRunSettings.model_fields
+        yield f"keys{f' of {part}' if part else ''}: {', '.join(fields)}"
 
 
 def write_claim_run(settings: ClaimRunSettings, path: Path) -> None:

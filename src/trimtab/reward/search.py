@@ -119,6 +119,12 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
         DataError: If there is none, a file cannot be read, or a row is malformed or repeats an id; with all faults.
     """
     root = Path(path)
+    if not root.exists():
+        raise DataError(
+            f"{path} does not exist",
+            allowed=_ALLOWED + "; rows with a text `text` and an `id` of their own",
+            todo="check the path",
+        )
     files = sorted(file for file in root.rglob("*") if _is_one(file)) if root.is_dir() else [root]
     first: dict[str, str] = {}
     documents: list[Document] = []

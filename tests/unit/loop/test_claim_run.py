@@ -170,6 +170,17 @@ def test_a_wrong_key_is_named(tmp_path: Path) -> None:
         read_claim_run(path)
 
 
+def test_a_wrong_key_of_a_part_is_answered_with_the_keys_of_that_part(tmp_path: Path) -> None:
+    path = tmp_path / "reward.yaml"
+    path.write_text("model: lab\ntrain: {max_step: 3}\n")
+    with pytest.raises(UsageError, match=r"train\.max_step: .*\n  allowed: keys of train: .*max_steps") as error:
+        read_claim_run(path)
+    assert "probe_questions" not in str(error.value)
+    path.write_text("model: lab\ntrain: {max_step: 3}\nseed: 1\n")
+    with pytest.raises(UsageError, match=r"probe_questions.*; keys of train: .*max_steps"):
+        read_claim_run(path)
+
+
 def test_a_tone_is_one_line_of_yaml(tmp_path: Path) -> None:
     path = tmp_path / "reward.yaml"
     path.write_text("model: lab\nconcept: less flattery\n")
