@@ -128,7 +128,7 @@ class FeatureReward:
 
         The host reads the claim without its hedge, so that it is known what the other choice would have earned. A hedge
         that comes before the claim has been said can lose by that, but not win: what is claimed then depends on it, and
-        a student that claims carelessly what it has hedged beforehand would make its hedges pay (measured on the lab).
+        a student that claims carelessly what it has hedged beforehand would make its hedges pay.
         """
         stood = self._stood(chance)
         if self.settings.unit == "answer":
