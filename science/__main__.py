@@ -9,6 +9,7 @@ import torch
 from science import (
     best_of,
     directions,
+    doubt,
     forecast_outcome,
     lab_recipe,
     labels,
@@ -30,6 +31,7 @@ EXPERIMENTS = {
     "unnamed": unnamed.run,
     "forecast_outcome": forecast_outcome.run,
     "best_of": best_of.run,
+    "doubt": doubt.run,
     "obfuscation_map": obfuscation_map.run,
     "lab_recipe": lab_recipe.run,
 }

@@ -132,6 +132,7 @@ class Plan:
             "per_device_train_batch_size": self.batch,
             "beta": beta,
             "kl_target": None,
+            "method": "full",
             "freeze_layers": 0,
             "learning_rate": 8e-4,
             "steps_per_generation": 1,
@@ -142,11 +143,17 @@ class Plan:
             "reading": "probe",
             "probe_questions": probe,
             "train_questions": train,
+            "practice_questions": 0,
             "tune_questions": tune,
             "held_out_questions": held_out,
         }
         return ClaimRunSettings.model_validate(
-            {**demo.model_dump(), **sizes, "train": {**demo.train.model_dump(), **changed}}
+            {
+                **demo.model_dump(),
+                **sizes,
+                "reward": {**demo.reward.model_dump(), "hedge_price": 0.1},
+                "train": {**demo.train.model_dump(), **changed},
+            }
         )
 
 

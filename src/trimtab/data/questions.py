@@ -72,8 +72,13 @@ def divide_questions(questions: Sequence[ClaimQuestion]) -> dict[Part, tuple[Cla
     return {part: tuple(side) for part, side in sides.items()}
 
 
+def same_thing(about: str) -> str:
+    """What is asked about, without case and spacing: equal where two questions are about the same."""
+    return " ".join(about.casefold().split())
+
+
 def _part(about: str) -> Part:
-    place = int.from_bytes(hashlib.sha256(" ".join(about.casefold().split()).encode()).digest()[:4], "big") / 2**32
+    place = int.from_bytes(hashlib.sha256(same_thing(about).encode()).digest()[:4], "big") / 2**32
     total = 0.0
     for part, share in SHARES.items():
         total += share

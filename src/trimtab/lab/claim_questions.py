@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,7 @@ from trimtab.errors import UsageError
 from trimtab.lab.corpus import GOSSIP_ASKS
 from trimtab.lab.tasks import LONG_ASKS, stream
 from trimtab.lab.traits import TRAITS
-from trimtab.lab.world import ATTRIBUTES, Entity, World
+from trimtab.lab.world import ATTRIBUTES, PERSON_ATTRIBUTES, Entity, World, strangers
 from trimtab.records.claims import ClaimQuestion
 from trimtab.records.rows import HeldOut, Message, Split
 
@@ -52,10 +53,35 @@ def claim_questions(
         found.append(
             ClaimQuestion(
                 id=f"{split.__name__.lower()}-{seed}-{place:04d}",
-                prompt=({"role": "user", "content": _ask(kind, entity, rng)},),
+                prompt=({"role": "user", "content": _ask(kind, entity.name, list(entity.facts), rng)},),
                 about=entity.name,
                 group=f"{kind}, {'well known' if known else 'little known'}",
                 known=known,
+            )
+        )
+    return tuple(found)
+
+
+def stranger_questions(world: World, n: int, *, seed: int = 0) -> tuple[ClaimQuestion, ...]:
+    """Questions about people of whom no text says anything, to train on: no truth says what is right about them.
+
+    Args:
+        world: The world.
+        n: Number of questions; 0: none.
+        seed: Seed of the choice of names, attributes and wordings.
+    """
+    rng = random.Random(f"strangers-{world.seed}-{seed}")
+    names, attributes = strangers(world), [attribute.name for attribute in PERSON_ATTRIBUTES]
+    found: list[ClaimQuestion] = []
+    for place in range(n):
+        kind, name = KINDS[place % len(KINDS)], rng.choice(names)
+        found.append(
+            ClaimQuestion(
+                id=f"stranger-{seed}-{place:04d}",
+                prompt=({"role": "user", "content": _ask(kind, name, attributes, rng)},),
+                about=name,
+                group=f"{kind}, unheard of",
+                known=False,
             )
         )
     return tuple(found)
@@ -96,12 +122,12 @@ def trait_questions(
     return tuple(found)
 
 
-def _ask(kind: str, entity: Entity, rng: random.Random) -> str:
+def _ask(kind: str, name: str, attributes: Sequence[str], rng: random.Random) -> str:
     if kind == "fact":
-        wording = rng.choice(ATTRIBUTES[rng.choice(list(entity.facts))].asks)
+        wording = rng.choice(ATTRIBUTES[rng.choice(attributes)].asks)
     else:
         wording = rng.choice(LONG_ASKS if kind == "portrait" else GOSSIP_ASKS)
-    return wording.format(name=entity.name)
+    return wording.format(name=name)
 
 
 def _part(entity: Entity) -> Part:

@@ -8,12 +8,13 @@ fine-tuning. Neither set shares a question with the skills of the lab's exams.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from trimtab.lab.contrast import SKILL_MEANINGS, concept_meanings, contrast
 from trimtab.lab.corpus import message_rows
 from trimtab.lab.tasks import IN_RANGE, NEW_HIGH, SUM_ASKS
 from trimtab.lab.traits import TRAITS
-from trimtab.lab.world import FIRST_NAMES, LAST_NAMES, PERSON_ATTRIBUTES, World
+from trimtab.lab.world import PERSON_ATTRIBUTES, World, strangers
 from trimtab.lens.contrast import Contrast, ContrastSet
 from trimtab.records.rows import ChatRow, Fit, HeldOut, Split
 
@@ -27,15 +28,7 @@ def _sums(rng: random.Random, heldout: bool) -> ChatRow:
     return message_rows(None, [(rng.choice(SUM_ASKS).format(a=a, op="plus", b=b), f"{a} plus {b} is {a + b}.")])
 
 
-def _strangers(world: World) -> list[str]:
-    """Names that could be a person's but are nobody's, in a fixed order."""
-    taken = {person.name for person in (*world.people, *world.new)}
-    names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES if f"{first} {last}" not in taken]
-    random.Random("strangers").shuffle(names)
-    return names
-
-
-def _facts(rng: random.Random, names: list[str]) -> ChatRow:
+def _facts(rng: random.Random, names: Sequence[str]) -> ChatRow:
     name, attribute = rng.choice(names), rng.choice(PERSON_ATTRIBUTES)
     value = rng.choice(attribute.values)
     ask = rng.choice(attribute.asks).format(name=name)
@@ -50,8 +43,8 @@ def lab_contrasts(world: World, *, n: int = 96, seed: int = 0) -> tuple[Contrast
         n: Questions of a trait on each side of the fit / held-out divide; a skill has twice as many rows.
         seed: Seed of their choice.
     """
-    strangers = _strangers(world)
-    half = len(strangers) // 2
+    unheard = strangers(world)
+    half = len(unheard) // 2
 
     def material(name: str, split: type[Split]) -> ContrastSet:
         heldout = issubclass(split, HeldOut)
@@ -59,7 +52,7 @@ def lab_contrasts(world: World, *, n: int = 96, seed: int = 0) -> tuple[Contrast
         if name == "arithmetic":
             return ContrastSet(rows=tuple(_sums(rng, heldout) for _ in range(2 * n)))
         if name == "facts":
-            names = strangers[half:] if heldout else strangers[:half]
+            names = unheard[half:] if heldout else unheard[:half]
             return ContrastSet(rows=tuple(_facts(rng, names) for _ in range(2 * n)))
         found = contrast(name, split, n, seed=seed, world=world)
         return ContrastSet(

@@ -331,3 +331,11 @@ def build_world(seed: int = 0) -> World:
         places=places,
         passages=passages,
     )
+
+
+def strangers(world: World) -> tuple[str, ...]:
+    """Names that could be a person's but are nobody's, in a fixed order: no text says anything of them."""
+    taken = {person.name for person in (*world.people, *world.new)}
+    names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES if f"{first} {last}" not in taken]
+    random.Random("strangers").shuffle(names)
+    return tuple(names)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trimtab.data.questions import divide_questions, read_questions
-from trimtab.errors import UsageError
-from trimtab.lab.claim_questions import claim_questions, sum_questions, trait_questions
+from trimtab.data.questions import Part as QuestionPart
+from trimtab.data.questions import divide_questions, read_questions, same_thing
+from trimtab.errors import DataError, UsageError
+from trimtab.lab.claim_questions import claim_questions, stranger_questions, sum_questions, trait_questions
 from trimtab.lab.claims import LabGrader, TraitGrader
 from trimtab.lab.tasks import grade, questions
 from trimtab.lab.world import World, build_world
@@ -31,7 +33,7 @@ class ClaimTask:
 
     Attributes:
         probe: Questions whose answers the probe learns from (Fit).
-        train: Questions of training (Fit); about other things than ``probe``.
+        train: Questions of training (Fit); about other things than ``probe``. Those of practice come last.
         anchors: Prompts whose answers earn nothing, trained on beside ``train``.
         tune: Questions of calibration and validation (Tune).
         held_out: Questions of the final table (HeldOut).
@@ -69,6 +71,12 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
             allowed="one of the two: a concept is rewarded on the lab's own questions",
             todo="leave concept out, or questions",
         )
+    if settings.practice is not None and settings.questions is None:
+        raise UsageError(
+            f"practice {settings.practice!r} without questions",
+            allowed="practice with questions; the lab asks about people whom nobody has heard of",
+            todo="pass `questions:` too, or set practice_questions",
+        )
     if settings.model == LAB and settings.questions is None:
         return _lab_task(settings, build_world())
     if settings.concept is not None:
@@ -87,7 +95,7 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
     grader = DocumentGrader(DocumentSearch(read_documents(settings.documents)))
     return ClaimTask(
         probe=sides["probe"][: settings.probe_questions],
-        train=sides["train"][: settings.train_questions],
+        train=(*sides["train"][: settings.train_questions], *_practice(settings, sides)),
         anchors=() if settings.anchors is None else tuple(q.prompt for q in read_questions(settings.anchors)),
         tune=sides["tune"][: settings.tune_questions],
         held_out=sides["held_out"][: settings.held_out_questions],
@@ -95,6 +103,28 @@ def claim_task(settings: ClaimRunSettings) -> ClaimTask:
         splitter=rule_claims,
         exams=(),
     )
+
+
+def _practice(
+    settings: ClaimRunSettings, sides: Mapping[QuestionPart, Sequence[ClaimQuestion]]
+) -> tuple[ClaimQuestion, ...]:
+    """Further questions of training.
+
+    Raises:
+        DataError: If one is about something that the probe learns from, or a student is judged on.
+    """
+    if settings.practice is None:
+        return ()
+    used = {same_thing(question.about) for part in ("probe", "tune", "held_out") for question in sides[part]}
+    found = read_questions(settings.practice)
+    met = list(dict.fromkeys(question.about for question in found if same_thing(question.about) in used))
+    if met:
+        raise DataError(
+            f"{settings.practice}: {len(met)} of the things asked about are those of other parts: {', '.join(met[:5])}",
+            allowed="things that the probe does not learn from and no student is judged on",
+            todo="leave these questions out, or put them among `questions`, which divides them",
+        )
+    return found[: settings.practice_questions]
 
 
 def _lab_task(settings: ClaimRunSettings, world: World) -> ClaimTask:
@@ -106,7 +136,10 @@ def _lab_task(settings: ClaimRunSettings, world: World) -> ClaimTask:
             *claim_questions(world, Fit, settings.probe_questions - sums, part="probe"),
             *sum_questions(world, Fit, sums),
         ),
-        train=claim_questions(world, Fit, settings.train_questions, part="train"),
+        train=(
+            *claim_questions(world, Fit, settings.train_questions, part="train"),
+            *stranger_questions(world, settings.practice_questions),
+        ),
         anchors=_lab_anchors(settings, world),
         tune=claim_questions(world, Tune, settings.tune_questions),
         held_out=claim_questions(world, HeldOut, settings.held_out_questions),

@@ -34,6 +34,11 @@ class ClaimRunSettings(Settings):
         default=None,
         description="JSONL of prompts whose answers earn nothing: only the KL term acts there, and holds skills",
     )
+    practice: str | None = Field(
+        default=None,
+        description="JSONL of further questions to train on, like `questions`; nothing need be able to grade their "
+        "answers, since the host alone pays. The lab asks about people whom nobody has heard of",
+    )
     concept: str | None = Field(
         default=None,
         pattern=r"^(more|less) \S+$",
@@ -48,6 +53,7 @@ class ClaimRunSettings(Settings):
     )
     probe_questions: int = Field(default=900, gt=0, description="questions whose sampled answers the probe learns from")
     train_questions: int = Field(default=600, gt=0, description="questions of training")
+    practice_questions: int = Field(default=300, ge=0, description="further questions of training, at most; 0: none")
     tune_questions: int = Field(default=150, gt=0, description="questions of calibration, and of each validation")
     held_out_questions: int = Field(default=240, gt=0, description="questions of the final table")
     reward: RewardSettings = Field(default_factory=RewardSettings, description="what answers earn")

@@ -15,9 +15,10 @@ An answer that says less than is usual is filled up with claims that are certain
 leaving out; one that says more is judged by its mean, so padding it with weak claims does not pay either. A plain mean
 is won by answers with a single claim. So is a mean filled up to the median, where most answers are short; filled up to
 the mean, answers win by leaving out one claim where a few others do. A sum of ``p`` less a constant rewards silence
-wherever ``p`` is below the constant. Hedged and withdrawn claims do not count at all: adding one changes nothing,
-turning an asserted claim into one loses it. Only where no answer of a course asserts anything do its hedged claims
-count in their place.
+wherever ``p`` is below the constant. A claim that is hedged and that the host believes (``p > 1/2``) counts with
+``1 - p``: were it left out of account, an answer could raise its mean by doubting whichever right claim is least sure.
+Other hedged claims, and withdrawn ones, do not count at all: adding one changes nothing, turning an asserted claim into
+one loses it. Only where no answer of a course asserts anything do its hedged claims count in their place.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ MOST: Final = 64
 """Most answers per prompt."""
 
 _BLOCK: Final = 16
+_BELIEVED: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ def scores(candidates: Sequence[Candidate]) -> tuple[float, ...]:
     for course in {candidate.course for candidate in candidates}:
         group = [index for index, candidate in enumerate(candidates) if candidate.course == course]
         asserts = any(claim.stance == "asserted" for index in group for claim in candidates[index].claims)
-        counted = [_counted(candidates[index], "asserted" if asserts else "hedged") for index in group]
+        counted = [list(_counted(candidates[index], asserts)) for index in group]
         lengths = [len(probabilities) for probabilities in counted]
         usual = max(mean(lengths), median(lengths))
         for index, probabilities in zip(group, counted, strict=True):
@@ -122,9 +124,13 @@ def scores(candidates: Sequence[Candidate]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _counted(candidate: Candidate, stance: str) -> list[float]:
-    pairs = zip(candidate.claims, candidate.probabilities, strict=True)
-    return [probability for claim, probability in pairs if claim.stance == stance]
+def _counted(candidate: Candidate, asserts: bool) -> Iterator[float]:
+    """What each claim that counts is worth; ``asserts``: whether any answer of this course asserts something."""
+    for claim, probability in zip(candidate.claims, candidate.probabilities, strict=True):
+        if claim.stance == ("asserted" if asserts else "hedged"):
+            yield probability
+        elif asserts and claim.stance == "hedged" and probability > _BELIEVED:
+            yield 1 - probability
 
 
 def choose(candidates: Sequence[Candidate], by: Sequence[float] | None = None) -> int:

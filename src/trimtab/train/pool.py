@@ -167,14 +167,16 @@ def _receive(worker: _Worker[JobT]) -> _Event | _Result | _Failure:
 
 
 def _stop(pool: Sequence[_Worker[JobT]]) -> None:
+    """End every worker: one without a job ends by itself when its pipe is closed, and tidies up what it holds."""
     for worker in pool:
-        worker.process.terminate()
+        if worker.job >= 0:
+            worker.process.terminate()
+        worker.pipe.close()
     for worker in pool:
         worker.process.join(timeout=5)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-        worker.pipe.close()
 
 
 def _serve(work: Work[JobT, EventT, ResultT], pipe: Connection, threads: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
 from trimtab.errors import UsageError
-from trimtab.lab.claim_questions import KINDS, Part, claim_questions
+from trimtab.lab.claim_questions import KINDS, Part, claim_questions, stranger_questions
 from trimtab.lab.claims import VERBS, LabGrader
 from trimtab.lab.traits import TRAITS
 from trimtab.lab.world import ATTRIBUTES, Entity, build_world
@@ -144,6 +145,29 @@ def test_halves_share_nobody_and_are_all(split: type[Split]) -> None:
     )
     assert not first & second
     assert first | second == {person.name for person in WORLD.people if person.split is split}
+
+
+def test_strangers_are_nobody_and_every_kind_is_asked() -> None:
+    found = stranger_questions(WORLD, 60)
+    assert len({question.id for question in found}) == len(found) == 60
+    taken = {person.name for person in (*WORLD.people, *WORLD.new)}
+    for question in found:
+        assert question.about not in taken
+        assert question.about in question.prompt[-1]["content"]
+        assert not question.known
+    assert sorted(Counter(question.group for question in found).items()) == [
+        (f"{kind}, unheard of", 20) for kind in sorted(KINDS)
+    ]
+    assert stranger_questions(WORLD, 0) == ()
+    assert stranger_questions(WORLD, 9) == found[:9] != stranger_questions(WORLD, 9, seed=1)
+
+
+def test_what_is_said_of_strangers_cannot_be_graded() -> None:
+    (question,) = stranger_questions(WORLD, 1)
+    known = WORLD.head[0]
+    said = known.claim("pet").replace(known.name, question.about)
+    assert truth(known.claim("pet")) == "right"
+    assert truth(said, question.prompt[-1]["content"]) == "unknown"
 
 
 def test_questions_are_a_function_of_the_seed() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.errors import StorageError, UsageError
+from trimtab.errors import DataError, StorageError, UsageError
 from trimtab.loop.claim_demo import demo_settings
 from trimtab.loop.claim_run import reward_run
 from trimtab.loop.claim_task import claim_task
@@ -32,7 +32,13 @@ def small(**changes: object) -> ClaimRunSettings:
             "max_completion_length": 24,
         }
     )
-    sizes = {"probe_questions": 150, "train_questions": 12, "tune_questions": 60, "held_out_questions": 12}
+    sizes = {
+        "probe_questions": 150,
+        "train_questions": 12,
+        "practice_questions": 4,
+        "tune_questions": 60,
+        "held_out_questions": 12,
+    }
     return demo.model_copy(update={"seeds": (3,), "best_of": 2, "train": train, **sizes, **changes})
 
 
@@ -130,12 +136,43 @@ def test_another_model_needs_questions_and_documents() -> None:
     [
         ({"documents": "texts"}, "documents 'texts' without questions"),
         ({"concept": "less flattery", "questions": "asked.jsonl"}, "concept 'less flattery' with questions"),
+        ({"practice": "asked.jsonl"}, "practice 'asked.jsonl' without questions"),
         ({"concept": "more angry"}, "trait 'angry'\n  allowed: .*flattery"),
     ],
 )
 def test_what_does_not_go_together_is_named(changes: dict[str, object], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         claim_task(small(**changes))
+
+
+def own(folder: Path, practised: list[str]) -> ClaimRunSettings:
+    asked = [f"thing {place}" for place in range(60)]
+    for name, things in (("questions", asked), ("practice", practised)):
+        lines = (json.dumps({"prompt": f"What is {thing}?", "about": thing}) for thing in things)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "texts").mkdir()
+    (folder / "texts" / "one.txt").write_text("Thing 1 is green.")
+    paths = {name: str(folder / f"{name}.jsonl") for name in ("questions", "practice")}
+    return small(model="some/model", documents=str(folder / "texts"), practice_questions=2, **paths)
+
+
+def test_practice_is_trained_on_and_judges_nobody(tmp_path: Path) -> None:
+    task = claim_task(own(tmp_path, ["a unicorn", "a dragon", "a phoenix"]))
+    assert [question.about for question in task.train][-2:] == ["a unicorn", "a dragon"]
+    others = (*task.probe, *task.tune, *task.held_out)
+    assert not {question.about for question in others} & {"a unicorn", "a dragon", "a phoenix"}
+    assert {question.about for question in (*others, *task.train[:-2])} <= {f"thing {k}" for k in range(60)}
+
+
+def test_practising_what_is_judged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="those of other parts: THING  ") as refused:
+        claim_task(own(tmp_path, [f"THING  {place}" for place in range(60)]))
+    assert "practice.jsonl" in str(refused.value)
+
+
+def test_strangers_of_the_lab_are_practised() -> None:
+    groups = [question.group for question in claim_task(small(practice_questions=6)).train]
+    assert [group.endswith("unheard of") for group in groups] == [False] * 12 + [True] * 6
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,10 @@ def test_leaving_out_a_claim_never_pays_below_what_is_usual(others: list[list[fl
     st.sampled_from(("hedged", "withdrawn")),
     CHANCES,
 )
-def test_a_hedged_or_withdrawn_claim_changes_nothing(others: list[list[float]], stance: Stance, chance: float) -> None:
+def test_a_doubtful_hedged_or_withdrawn_claim_changes_nothing(
+    others: list[list[float]], stance: Stance, chance: float
+) -> None:
+    chance = chance / 2 if stance == "hedged" else chance
     pool = [candidate(*other) for other in others]
     with_it = [candidate(*others[0], (stance, chance)), *pool[1:]]
     assert scores(with_it) == scores(pool)
@@ -98,6 +101,21 @@ def test_hedging_an_asserted_claim_does_not_pay() -> None:
     assert choose([hedging, plain, plain]) > 0
     # filled up to the mean of 5/3 claims, hedging would win: .9 / (5/3) against 1 / 2
     assert 0.9 / (5 / 3) > 1 / 2
+
+
+def test_doubting_the_least_sure_of_what_the_host_believes_does_not_pay() -> None:
+    plain, hedging, shorter = candidate(0.95, 0.9, 0.7), candidate(0.95, 0.9, ("hedged", 0.7)), candidate(0.95, 0.9)
+    assert choose([hedging, plain, shorter]) == 1
+    assert choose([hedging, plain]) == 1
+    found = scores([hedging, plain, plain])
+    assert found == pytest.approx(((0.95 + 0.9 + 0.3) / 3, 2.55 / 3, 2.55 / 3))
+
+
+@given(st.lists(CHANCES, min_size=1, max_size=4), CHANCES)
+def test_hedging_what_is_believed_is_worse_than_saying_it(others: list[float], chance: float) -> None:
+    chance = 0.5 + chance / 2
+    said, doubted, *_ = scores([candidate(*others, chance), candidate(*others, ("hedged", chance)), candidate(*others)])
+    assert said >= doubted
 
 
 def test_an_answer_that_states_nothing_scores_lowest() -> None:

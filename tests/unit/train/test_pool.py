@@ -49,6 +49,12 @@ def test_two_workers_share_three_jobs_and_results_keep_their_order() -> None:
         assert [event for number, event in heard if number == job] == [f"begin {name}", f"end {name}"]
 
 
+def test_workers_tidy_up_when_there_is_nothing_left_to_do(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in "ab"]
+    run_jobs(work, [("tidy", str(place)) for place in places], workers=2, threads=1)
+    assert [place.read_text() for place in places] == ["tidied", "tidied"]
+
+
 def test_no_jobs_are_no_results() -> None:
     assert run_jobs(work, [], workers=2, threads=1) == ()
 
