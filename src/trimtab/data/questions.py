@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -87,7 +88,16 @@ def _part(about: str) -> Part:
     return "held_out"
 
 
+_OPTIONAL: Final = ("about", "group", "known", "id")
+_ALIKE: Final = 0.8
+"""How alike two names are (difflib's ratio) for one to be taken for the other, misspelt."""
+
+
 def _question(columns: Columns, place: int) -> ClaimQuestion:
+    for name in _OPTIONAL:
+        meant = [] if name in columns else get_close_matches(name, set(columns) - {*_OPTIONAL}, 1, _ALIKE)
+        if meant:
+            raise RowError(f"column {meant[0]!r}: if {name!r} is meant, call it so; if not, give it another name")
     row = prompt_row(columns)
     prompt = tuple(row["prompt"])
     known = columns.get("known", False)

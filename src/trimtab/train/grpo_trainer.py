@@ -228,23 +228,27 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         chosen = _at(
             [chosen_tokens(one, span, new) for one, span, new in zip(self._scored, spans, placed, strict=True)]
         )
-        own = self._log_probabilities(batch) if len(put[0]) or len(chosen[0]) else gains
+        own = self._log_probabilities(batch, torch.cat([put[0], chosen[0]]).unique())
         gains[put] = torch.where(gains[put] < 0, own[put].exp() * gains[put], gains[put])
         if batch.get("ref_per_token_logps") is not None:
             batch["ref_per_token_logps"][chosen] = own[chosen]
 
-    def _log_probabilities(self, batch: dict[str, Any]) -> Float[Tensor, "answer token"]:
-        """Of the tokens of the answers, under the student that gave them."""
+    def _log_probabilities(self, batch: dict[str, Any], rows: Tensor) -> Float[Tensor, "answer token"]:
+        """Of the tokens of some answers, under the student that gave them; 0 for the other answers."""
         known = batch.get("old_per_token_logps")
         if known is not None:
             return cast("Tensor", known)
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        found = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
+        if not len(rows):
+            return found
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
         with torch.no_grad():
-            found = cast("Any", self)._get_per_token_logps_and_entropies(
+            told = cast("Any", self)._get_per_token_logps_and_entropies(
                 self.model, ids, mask, batch["completion_ids"].size(1)
             )
-        return cast("Tensor", found[0])
+        found[rows] = cast("Tensor", told[0])
+        return found
 
     @override
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
