@@ -228,18 +228,18 @@ class FeatureTrainer(WholeTrainer, GRPOTrainer):
         chosen = _at(
             [chosen_tokens(one, span, new) for one, span, new in zip(self._scored, spans, placed, strict=True)]
         )
-        own = self._log_probabilities(batch, torch.cat([put[0], chosen[0]]).unique())
+        own = self._log_probabilities(batch, sorted({*put[0].tolist(), *chosen[0].tolist()}))
         gains[put] = torch.where(gains[put] < 0, own[put].exp() * gains[put], gains[put])
         if batch.get("ref_per_token_logps") is not None:
             batch["ref_per_token_logps"][chosen] = own[chosen]
 
-    def _log_probabilities(self, batch: dict[str, Any], rows: Tensor) -> Float[Tensor, "answer token"]:
+    def _log_probabilities(self, batch: dict[str, Any], rows: list[int]) -> Float[Tensor, "answer token"]:
         """Of the tokens of some answers, under the student that gave them; 0 for the other answers."""
         known = batch.get("old_per_token_logps")
         if known is not None:
             return cast("Tensor", known)
         found = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
-        if not len(rows):
+        if not rows:
             return found
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
