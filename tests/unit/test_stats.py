@@ -156,6 +156,16 @@ def test_clustered_mean_repeating_a_seed_adds_no_certainty() -> None:
     assert copied.high - copied.low == pytest.approx(one.high - one.low, rel=0.05)
 
 
+@pytest.mark.parametrize("questions", [7, 99, 100])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_clustered_mean_of_shares_stays_a_share(questions: int, seeds: int) -> None:
+    rows = [[1.0] * (questions - 1) + [0.0]] * seeds
+    found = measured(stats.clustered_mean(rows))
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    other = measured(stats.clustered_mean([[1 - value for value in row] for row in rows]))
+    assert 0 <= other.low <= other.value <= other.high <= 1
+
+
 def test_clustered_mean_coverage() -> None:
     rng, hits = np.random.default_rng(23), 0
     for trial in range(200):

@@ -178,7 +178,8 @@ def clustered_mean(
         question_weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=size) / questions
         draws.append(np.einsum("rq,rq->r", seed_weights @ table, question_weights))
         left -= size
-    low, high = percentile_interval(np.concatenate(draws), level)
+    inside = np.clip(np.concatenate(draws), table.min(), table.max())  # sums of weights are 1 up to rounding
+    low, high = percentile_interval(inside, level)
     return Measured(value=value, low=low, high=high, n=table.size, level=level)
 
 
